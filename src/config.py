@@ -1,0 +1,305 @@
+"""Config: every flag once, with its type, default, help and checks. The command line is made from it.
+
+    Config(img_width=64, num_hidden="64,64", patch_size=4)        in Python
+    Config.from_command_line(["--img_width", "64", ...])          from a shell, see runp.py
+
+This module does not import paddle, so a wrong flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from src.errors import UserError
+
+MODEL_NAMES = ("e3d_lstm",)
+DATASET_NAMES = ("action", "mnist")
+SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def parse_bool(value: Any) -> bool:
+    """True/False from a bool or from one of True, true, 1, yes, False, false, 0, no."""
+    word = str(value).strip().lower()
+    if word not in BOOLEANS:
+        raise ValueError("expected True or False (also true, 1, yes, false, 0, no)")
+    return BOOLEANS[word]
+
+
+def parse_int(value: Any) -> int:
+    """A whole number from an int or a string; a bool or a fraction is none."""
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a whole number") from None
+
+
+def parse_float(value: Any) -> float:
+    """A finite number from a number or a string."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number") from None
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
+
+
+def parse_text(value: Any) -> str:
+    """A string or a path, as a string."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    raise ValueError("expected text")
+
+
+def parse_sizes(value: Any) -> str:
+    """Layer sizes, "64,64" or a sequence of numbers, as "64,64"."""
+    if not isinstance(value, str):
+        value = ",".join(str(size) for size in value) if isinstance(value, Sequence) else str(value)
+    sizes = [size.strip() for size in value.split(",")]
+    if not all(re.fullmatch(r"[0-9]+", size) and int(size) > 0 for size in sizes):
+        raise ValueError("expected channels of each layer, whole numbers above 0 with commas between, as in 64,64,64")
+    if len(set(map(int, sizes))) != 1:
+        raise ValueError("the layers share one memory, so their sizes must be equal, as in 64,64,64")
+    return ",".join(str(int(size)) for size in sizes)
+
+
+def parse_device(value: Any) -> str:
+    """auto, cpu, gpu or gpu:N."""
+    if not re.fullmatch(r"auto|cpu|gpu(:[0-9]+)?", str(value)):
+        raise ValueError("expected auto, cpu, gpu or gpu:N (N counts from 0)")
+    return str(value)
+
+
+def _flag(
+    default: Any,
+    parse: Callable[[Any], Any],
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] | None = None,
+    aliases: Sequence[str] = (),
+) -> Any:
+    return field(
+        default=default,
+        metadata={
+            "parse": parse, "help": help, "minimum": minimum, "maximum": maximum, "above": above,
+            "choices": choices, "aliases": aliases,
+        },
+    )  # fmt: skip
+
+
+@dataclass
+class Config:
+    """The settings of one run; a field is a flag of ``runp.py`` with the same name and default.
+
+    Values may be given as strings, as on the command line.
+
+    Raises:
+        UserError: (a ValueError) names the flag, what was found and what was expected.
+    """
+
+    is_training: bool = _flag(True, parse_bool, "True trains, False tests --pretrained_model")
+    train_data_paths: str = _flag("", parse_text, "data set to train on: the root of the KTH frame tree, or .npz files")
+    valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
+    dataset_name: str = _flag(
+        "action", parse_text, "action (KTH frame tree) or mnist (Moving MNIST .npz or .npy)", choices=DATASET_NAMES
+    )
+    save_dir: str = _flag("checkpoints", parse_text, "where checkpoints and the log go")
+    gen_frm_dir: str = _flag("results", parse_text, "where predicted frames and metrics.json go")
+    model_name: str = _flag("e3d_lstm", parse_text, "network", choices=MODEL_NAMES)
+    pretrained_model: str = _flag(
+        "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)"
+    )
+    num_save_samples: int = _flag(
+        10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
+    )
+
+    img_channel: int = _flag(1, parse_int, "channels of a frame; the data sets here are grey: 1", minimum=1)
+    img_width: int = _flag(128, parse_int, "frames are resized to this width and height, in pixels", minimum=1)
+    patch_size: int = _flag(
+        8, parse_int, "side of the square of pixels that becomes one position; divides img_width", minimum=1
+    )
+    input_length: int = _flag(10, parse_int, "frames given", minimum=1)
+    total_length: int = _flag(30, parse_int, "frames given + predicted", minimum=2)
+    filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
+    num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
+    layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates")
+
+    reverse_input: bool = _flag(False, parse_bool, "take a second step on the time-reversed clip at every iteration")
+    scheduled_sampling: bool = _flag(
+        True, parse_bool, "feed true frames with a probability eta that falls during training; False: never"
+    )
+    sampling_start_value: float = _flag(1.0, parse_float, "eta at the start", minimum=0.0, maximum=1.0)
+    sampling_stop_iter: int = _flag(50000, parse_int, "eta is 0 from this iteration on", minimum=0)
+    sampling_changing_rate: float = _flag(
+        2e-5, parse_float, "how much eta falls an iteration", minimum=0.0, aliases=("sampling_delta_per_iter",)
+    )
+    lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0)
+    weight_decay: float = _flag(5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0)
+    batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1)
+    max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1)
+    display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
+    test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
+    snapshot_interval: int = _flag(500, parse_int, "iterations between two checkpoints", minimum=1)
+
+    device: str = _flag("auto", parse_device, "auto (GPU if Paddle sees one, else CPU), cpu, gpu or gpu:N")
+    allow_gpu_growth: bool = _flag(
+        True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
+    )
+    num_workers: int = _flag(2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0)
+    seed: int = _flag(0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0)
+
+    def __post_init__(self) -> None:
+        for flag in fields(self):
+            setattr(self, flag.name, _checked(flag.name, getattr(self, flag.name), flag.metadata))
+        if self.img_width % self.patch_size:
+            divisors = [str(side) for side in range(1, self.img_width + 1) if self.img_width % side == 0]
+            raise UserError(
+                f"--patch_size {self.patch_size} does not divide --img_width {self.img_width}; "
+                f"take one of {', '.join(divisors)}"
+            )
+        if self.input_length >= self.total_length:
+            raise UserError(
+                f"--input_length {self.input_length} must be smaller than --total_length {self.total_length}: "
+                "the total is the frames given + predicted"
+            )
+        if self.filter_size % 2 == 0:
+            raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
+
+    @property
+    def hidden_sizes(self) -> list[int]:
+        """Hidden channels of each layer."""
+        return [int(size) for size in self.num_hidden.split(",")]
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str] | None = None) -> Config:
+        """Read flags (``sys.argv`` without the program by default).
+
+        Raises:
+            UserError: an unknown flag, a missing value or a value that fails a check.
+        """
+        return cls(**vars(command_line_parser().parse_args(arguments)))
+
+    def check_run(self) -> None:
+        """Check what a run needs beyond sound values: paths that exist, folders that can be written. Reads no data.
+
+        Raises:
+            UserError: names the flag.
+        """
+        if self.img_channel != 1:
+            raise UserError(
+                f"--img_channel {self.img_channel}: the frames of --dataset_name {self.dataset_name} are grey; give 1"
+            )
+        if self.img_width < SSIM_WINDOW:
+            raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")
+        if self.is_training:
+            self._check_data_paths("train_data_paths")
+        self._check_data_paths("valid_data_paths")
+        if not self.is_training and not self.pretrained_model:
+            raise UserError("--pretrained_model is empty; testing needs a checkpoint's directory, as checkpoints/500")
+        if self.pretrained_model and not os.path.isdir(self.pretrained_model):
+            raise UserError(
+                f"--pretrained_model {self.pretrained_model}: there is no such directory; "
+                "give a checkpoint's directory, as checkpoints/500"
+            )
+        if self.is_training:
+            _check_writable("save_dir", self.save_dir)
+        _check_writable("gen_frm_dir", self.gen_frm_dir)
+
+    def _check_data_paths(self, flag: str) -> None:
+        value = getattr(self, flag)
+        if not value:
+            raise UserError(
+                f"--{flag} is empty; give the data set, for KTH the folder that holds boxing, handclapping, ... "
+                "(scripts/make_sample_data.py makes a small one)"
+            )
+        for path in split_paths(value):
+            if not os.path.exists(path):
+                raise UserError(f"--{flag} {path}: there is no such file or folder; check the path")
+
+
+def split_paths(paths: str) -> list[str]:
+    """The paths of a comma-separated list; one existing path with a comma in its name stays whole."""
+    if os.path.exists(paths):
+        return [paths]
+    return [path.strip() for path in paths.split(",") if path.strip()]
+
+
+def command_line_parser() -> argparse.ArgumentParser:
+    """The parser of ``runp.py``: each flag of :class:`Config`, its value kept as a string."""
+    parser = _OneLineParser(
+        prog="runp.py",
+        description="Train, or test, the eidetic 3D LSTM (E3D-LSTM): predict the next frames of a video.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for flag in fields(Config):
+        names = [f"--{flag.name}", *(f"--{alias}" for alias in flag.metadata["aliases"])]
+        default = "empty" if flag.default == "" else str(flag.default)
+        is_bool = flag.metadata["parse"] is parse_bool
+        parser.add_argument(
+            *names,
+            dest=flag.name,
+            metavar="BOOL" if is_bool else flag.name.split("_")[-1].upper(),
+            help=f"{flag.metadata['help']} (default: {default})".replace("%", "%%"),
+            **({"nargs": "?", "const": "True"} if is_bool else {}),  # a bare --reverse_input means True
+        )
+    return parser
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """argparse prints its whole usage before an error; a user wants the one line."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see python runp.py --help")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            known_flags = [name for name in self._option_string_actions if name.startswith("--")]
+            close = difflib.get_close_matches(flag, known_flags, 1)
+            advice = f"did you mean {close[0]}?" if close else "see python runp.py --help"
+            raise UserError(f"{flag} is not a flag; {advice}")
+        return known
+
+
+def _checked(name: str, value: Any, rules: Any) -> Any:
+    """The parsed value of a flag, or a UserError that names it."""
+    try:
+        parsed = rules["parse"](value)
+    except ValueError as error:
+        raise UserError(f"--{name} {value}: {error}") from None
+    if rules["choices"] and parsed not in rules["choices"]:
+        raise UserError(f"--{name} {value}: there is no such {name}; known: {', '.join(rules['choices'])}")
+    if rules["minimum"] is not None and parsed < rules["minimum"]:
+        raise UserError(f"--{name} {value}: expected {rules['minimum']} or more")
+    if rules["maximum"] is not None and parsed > rules["maximum"]:
+        raise UserError(f"--{name} {value}: expected {rules['maximum']} or less")
+    if rules["above"] is not None and parsed <= rules["above"]:
+        raise UserError(f"--{name} {value}: expected a number above {rules['above']:g}")
+    return parsed
+
+
+def _check_writable(flag: str, directory: str) -> None:
+    """Make the directory and write a file in it: permission bits alone do not tell (root, read-only mounts, quotas)."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--{flag} {directory}: cannot be written ({reason}); give a folder that can") from None

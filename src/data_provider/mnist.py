@@ -1,0 +1,137 @@
+"""MovingMNIST: the .npz files of the PredRNN family, and mnist_test_seq.npy."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+
+from src.errors import UserError
+
+
+class MovingMNIST(paddle.io.Dataset):
+    """Clips of two digits moving in a square.
+
+    An .npz holds ``clips`` ``[2, N, 2]`` (first frame and number of frames of the input and of the output part of each
+    clip), ``dims`` ``[1, 3]`` (channels, rows, columns), ``input_raw_data`` ``[frames, 1, H, W]`` in [0, 1] and maybe
+    ``output_raw_data`` (else the output part is in ``input_raw_data`` too). An .npy holds ``[T, N, H, W]`` uint8.
+
+    Args:
+        paths: files; their clips follow one another.
+        seq_length: frames of a clip; of longer clips the first seq_length frames are taken.
+        img_width: expected width and height of the frames, in pixels.
+
+    ``dataset[i]`` is float32 ``[T, H, W, 1]`` in [0, 1].
+
+    Raises:
+        UserError: a file that cannot be read, lacks an array, holds shorter clips or frames of another size.
+    """
+
+    def __init__(self, paths: Sequence[str], seq_length: int, img_width: int) -> None:
+        super().__init__()
+        self.seq_length, self.img_width = seq_length, img_width
+        self.files = [_read_npy(path) if str(path).endswith(".npy") else _read_npz(path) for path in paths]
+        for path, file in zip(paths, self.files):
+            self._check(path, file)
+        self.ends = np.cumsum([len(file) for file in self.files])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        offset = self.ends[which - 1] if which else 0
+        frames = self.files[which].frames(index - int(offset))[: self.seq_length]
+        scale = np.float32(255 if frames.dtype == np.uint8 else 1)
+        return (frames.astype(np.float32) / scale)[..., np.newaxis]
+
+    def _check(self, path: str, file: _NpzClips | _NpyClips) -> None:
+        if len(file) == 0:
+            raise UserError(f"{path}: holds no clip")
+        if file.shortest() < self.seq_length:
+            raise UserError(
+                f"{path}: holds clips of {file.shortest()} frames, --total_length is {self.seq_length}; lower it"
+            )
+        if file.size() != (self.img_width, self.img_width):
+            rows, columns = file.size()
+            raise UserError(f"{path}: holds frames of {columns} x {rows} pixels, --img_width is {self.img_width}")
+
+
+class _NpzClips:
+    def __init__(self, spans: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+        self.spans = spans  # (2, N, 2): first frame and number of frames, of the input and of the output part
+        self.parts = parts  # the arrays that hold the two parts, (frames, H, W) each
+
+    def __len__(self) -> int:
+        return self.spans.shape[1]
+
+    def size(self) -> tuple[int, int]:
+        return self.parts[0].shape[1:]
+
+    def shortest(self) -> int:
+        return int(self.spans[:, :, 1].sum(axis=0).min())
+
+    def frames(self, index: int) -> np.ndarray:
+        spans = self.spans[:, index]
+        return np.concatenate([part[start : start + length] for part, (start, length) in zip(self.parts, spans)])
+
+
+class _NpyClips:
+    def __init__(self, frames: np.ndarray) -> None:
+        self.all_frames = frames  # (T, N, H, W)
+
+    def __len__(self) -> int:
+        return self.all_frames.shape[1]
+
+    def size(self) -> tuple[int, int]:
+        return self.all_frames.shape[2:]
+
+    def shortest(self) -> int:
+        return self.all_frames.shape[0]
+
+    def frames(self, index: int) -> np.ndarray:
+        return np.asarray(self.all_frames[:, index])
+
+
+def _read_npy(path: str) -> _NpyClips:
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from None
+    if frames.ndim != 4 or frames.dtype != np.uint8:
+        raise UserError(f"{path}: an array {frames.dtype} {list(frames.shape)}, expected uint8 [T, N, H, W]")
+    return _NpyClips(frames)
+
+
+def _read_npz(path: str) -> _NpzClips:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
+    missing = [name for name in ("clips", "input_raw_data") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: has no array {', '.join(missing)} (it has {', '.join(arrays) or 'none'})")
+    spans = arrays["clips"]
+    given = arrays["input_raw_data"]
+    following = arrays.get("output_raw_data", given)
+    if spans.ndim != 3 or spans.shape[0] != 2 or spans.shape[2] != 2 or given.ndim != 4 or given.shape[1] != 1:
+        raise UserError(
+            f"{path}: clips {list(spans.shape)} and input_raw_data {list(given.shape)}, "
+            "expected [2, N, 2] and [frames, 1, H, W]"
+        )
+    if following.shape[1:] != given.shape[1:]:
+        raise UserError(f"{path}: frames of output_raw_data {following.shape} and input_raw_data {given.shape} differ")
+    for part_spans, part in zip(spans, (given, following)):
+        if (part_spans < 0).any() or (part_spans.sum(axis=1) > len(part)).any():
+            raise UserError(f"{path}: clips name frames that the file does not hold; make the file again")
+    return _NpzClips(spans, [given[:, 0], following[:, 0]])
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{path}: cannot be read as a Moving MNIST file ({reason}); expected .npz or .npy")

@@ -1,0 +1,112 @@
+"""E3DLSTM: eidetic cells stacked in layers and unrolled over time, patches in, patches out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from src.layers.rnn_cell import WINDOW, EideticLSTMCell
+
+
+class E3DLSTM(nn.Layer):
+    """The eidetic 3D LSTM network. The weights are the same at every time step.
+
+    Parameters:
+        patch_channels (int): channels of a position, p*p*C.
+        hidden_sizes (sequence of int): hidden channels of each layer, all equal (one memory passes through all layers).
+        filter_size (int): rows and columns of the kernels; odd.
+        input_length (int): frames given; later ones are predictions where the flag is 0.
+        layer_norm (bool): see :class:`EideticLSTMCell`.
+        norm_epsilon (float): epsilon of the norms.
+
+    Inputs:
+        - frames: float32 ``[B, T, H/p, W/p, p*p*C]``; B, T > input_length, H and W are free.
+        - real_input_flag: ``[B, T-input_length-1]``, with three more axes that broadcast to a frame's, or without them.
+          1 feeds the true frame, 0 the prediction of the step before. May be None when T = input_length + 1.
+
+    Returns:
+        predictions of the frames 1 .. T-1: float32 ``[B, T-1, H/p, W/p, p*p*C]``.
+
+    Raises:
+        ValueError: unequal hidden_sizes, or inputs of other shapes.
+    """
+
+    def __init__(
+        self,
+        patch_channels: int,
+        hidden_sizes: Sequence[int],
+        filter_size: int,
+        input_length: int,
+        layer_norm: bool = True,
+        norm_epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if len(set(hidden_sizes)) != 1:
+            raise ValueError(f"num_hidden: the layers share one memory and must be equal, got {list(hidden_sizes)}")
+        self.patch_channels = patch_channels
+        self.hidden_channels = hidden_sizes[0]
+        self.input_length = input_length
+        in_channels = [patch_channels, *hidden_sizes[:-1]]
+        self.cells = nn.LayerList(
+            EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
+            for inputs, hidden in zip(in_channels, hidden_sizes)
+        )
+        self.decoder = nn.Conv3D(
+            hidden_sizes[-1],
+            patch_channels,
+            kernel_size=(WINDOW, 1, 1),
+            stride=(WINDOW, 1, 1),
+            weight_attr=nn.initializer.XavierUniform(),
+        )
+
+    def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
+        flags = self._check_inputs(frames, real_input_flag)
+        batch, length, rows, columns, _ = frames.shape
+        frames = frames.transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
+
+        zero_state = paddle.zeros([batch, self.hidden_channels, WINDOW, rows, columns], dtype=frames.dtype)
+        hidden = [zero_state] * len(self.cells)
+        cell = [zero_state] * len(self.cells)
+        memory = zero_state
+        # The zero state of step 0 stays in each layer's history for good.
+        history = [zero_state.flatten(2)] * len(self.cells)  # (B, n, S*2*H*W) each, S = t + 1 at step t
+
+        last_frame = paddle.zeros_like(frames[0])
+        predictions = []
+        for t in range(length - 1):
+            frame = frames[t]
+            if t >= self.input_length:
+                flag = flags[t - self.input_length]
+                frame = flag * frame + (1.0 - flag) * predictions[-1]  # the gradient flows through the prediction
+            x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
+            last_frame = frame
+
+            for layer, layer_cell in enumerate(self.cells):
+                if t > 0:
+                    history[layer] = paddle.concat([history[layer], cell[layer].flatten(2)], axis=2)
+                # The memory goes up through the layers and from the last one to the first of the next step.
+                hidden[layer], cell[layer], memory = layer_cell(x, hidden[layer], cell[layer], memory, history[layer])
+                x = hidden[layer]
+            predictions.append(self.decoder(x).squeeze(2))  # (B, p*p*C, H/p, W/p)
+        return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
+
+    def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
+        """Return the flags as ``[T-input_length-1, B, C, H, W]`` (broadcastable), the order of the unrolled loop."""
+        if len(frames.shape) != 5 or frames.shape[4] != self.patch_channels:
+            raise ValueError(
+                f"frames must be [B, T, H/p, W/p, {self.patch_channels}] (see reshape_patch), got {list(frames.shape)}"
+            )
+        batch, length = frames.shape[:2]
+        if length <= self.input_length:
+            raise ValueError(f"frames hold {length} time steps, expected more than input_length = {self.input_length}")
+        steps = length - self.input_length - 1
+        if steps == 0:
+            return None
+        if real_input_flag is None or list(real_input_flag.shape[:2]) != [batch, steps]:
+            found = None if real_input_flag is None else list(real_input_flag.shape)
+            raise ValueError(f"real_input_flag: expected [B, T-input_length-1] = [{batch}, {steps}], ..., got {found}")
+        if len(real_input_flag.shape) == 2:
+            real_input_flag = real_input_flag.reshape([batch, steps, 1, 1, 1])
+        return real_input_flag.astype(frames.dtype).transpose([1, 0, 4, 2, 3])
