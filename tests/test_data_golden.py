@@ -35,7 +35,7 @@ def test_kth_clips_and_pixels_are_those_of_the_official_loader_in_its_order(kth_
     for index, clip in enumerate(expected):
         frames = dataset[index]
         assert frames.dtype == np.float32 and frames.shape == (20, 64, 64, 1)
-        # The golden pixels come from other versions of the JPEG decoder and of the resize: 1e-3 is a quarter of a level.
+        # Other versions of the JPEG decoder and of the resize made the golden pixels: 1e-3 is a quarter of a level.
         assert frames.mean() == pytest.approx(clip["mean"], abs=1e-3)
         assert frames[0].mean() == pytest.approx(clip["mean_first_frame"], abs=1e-3)
         assert frames[-1].mean() == pytest.approx(clip["mean_last_frame"], abs=1e-3)

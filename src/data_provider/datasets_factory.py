@@ -53,6 +53,9 @@ def test_batches(config: Config, dataset: paddle.io.Dataset) -> Iterator[paddle.
 test_batches.__test__ = False  # the name is no test's
 
 
+STREAM = 0  # keeps these draws apart from those of scheduled sampling, which come from the same seed
+
+
 class _ShuffledBatches:
     """Indices of each iteration's batch: a function of the seed and the iteration, so a run can start anywhere.
 
@@ -73,7 +76,7 @@ class _ShuffledBatches:
             for position in range((iteration - 1) * self.config.batch_size, iteration * self.config.batch_size):
                 if position // self.clips != epoch:
                     epoch = position // self.clips
-                    order = np.random.default_rng([self.config.seed, epoch]).permutation(self.clips)
+                    order = np.random.default_rng([self.config.seed, STREAM, epoch]).permutation(self.clips)
                 batch.append(int(order[position % self.clips]))
             yield batch
 

@@ -60,3 +60,8 @@ def _keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, KEEP_BLOCKS_UP_TO)
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         mallopt(M_TRIM_THRESHOLD, KEEP_BLOCKS_UP_TO)
+
+
+def set_gpu_allocator(grow: bool) -> None:
+    """Choose how Paddle takes GPU memory: as it is needed, or nearly the whole card at the start."""
+    os.environ.setdefault("FLAGS_allocator_strategy", "auto_growth" if grow else "naive_best_fit")

@@ -1,0 +1,121 @@
+"""What a test leaves behind: figures (a table, metrics.json) and pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+
+from src.errors import UserError
+from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
+
+PICTURE_NAME = re.compile(r"(gt|pd)\d+\.png")
+BASELINE = "repeat_last_frame"
+UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE"}
+
+
+class Figures:
+    """PSNR, SSIM and MSE of each predicted frame of each clip, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self.per_clip: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
+
+    def add(self, pred: np.ndarray, true: np.ndarray) -> None:
+        """Take in a batch: frames ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it."""
+        batch, steps = true.shape[:2]
+        pred, true = pred.reshape([-1, *pred.shape[2:]]), true.reshape([-1, *true.shape[2:]])
+        pred_uint8, true_uint8 = to_uint8(pred), to_uint8(true)
+        figures = {
+            "psnr": frame_psnr(pred_uint8, true_uint8),
+            "ssim": frame_ssim(pred_uint8, true_uint8),
+            "mse": frame_mse(pred, true),
+        }
+        for name, values in figures.items():
+            self.per_clip[name].append(values.reshape([batch, steps]))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean of each figure over clips and frames, and over the clips for each predicted frame.
+
+        A frame predicted without any error has an infinite PSNR: it is left out of the means, and counted.
+        """
+        result: dict[str, Any] = {}
+        for name in UNITS:
+            values = np.concatenate(self.per_clip[name])  # (clips, steps)
+            finite = np.isfinite(values)
+            if name == "psnr":
+                result["psnr_infinite_frames"] = int((~finite).sum())
+            result[name] = _mean(values[finite])
+            result[f"{name}_per_frame"] = [_mean(values[finite[:, step], step]) for step in range(values.shape[1])]
+        return result
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """metrics.json as a table: a row for each predicted frame, and the means."""
+    model, baseline = metrics["model"], metrics[BASELINE]
+    header = "frame" + "".join(f" |{unit:>9} {'repeat':>8}" for unit in UNITS.values())
+    lines = [header, "-" * len(header)]
+    first = metrics["input_length"] + 1
+    for step in range(len(model["mse_per_frame"])):
+        cells = [(model[f"{name}_per_frame"][step], baseline[f"{name}_per_frame"][step]) for name in UNITS]
+        lines.append(_row(f"{first + step:5d}", cells))
+    lines.append(_row(" mean", [(model[name], baseline[name]) for name in UNITS]))
+    return "\n".join(lines)
+
+
+def _row(label: str, cells: list[tuple[float | None, float | None]]) -> str:
+    columns = zip(cells, (2, 4, 2))  # decimals of PSNR, SSIM, MSE
+    return label + "".join(f" |{_cell(m, places):>9} {_cell(b, places):>8}" for (m, b), places in columns)
+
+
+def _cell(value: float | None, places: int) -> str:
+    return "inf" if value is None else f"{value:.{places}f}"
+
+
+def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
+    """Write metrics.json, whole or not at all, and return its path."""
+    path = os.path.join(directory, "metrics.json")
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
+            json.dump(metrics, file, indent=1)
+        os.replace(f"{path}.partial", path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return path
+
+
+def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
+    """Write gt01.png ... and pd<input_length+1>.png ... of one clip.
+
+    Args:
+        directory: made if missing; pictures of an earlier test in it are replaced.
+        true: frames ``[T, H, W, C]`` in [0, 1].
+        pred: the predicted ones, the last of them, ``[steps, H, W, C]``.
+    """
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name in os.listdir(directory):
+            if PICTURE_NAME.fullmatch(name):
+                os.remove(os.path.join(directory, name))
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+    first_predicted = len(true) - len(pred) + 1
+    for kind, frames, first in (("gt", true, 1), ("pd", pred, first_predicted)):
+        for number, frame in enumerate(to_uint8(frames), start=first):
+            path = os.path.join(directory, f"{kind}{number:02d}.png")
+            if frame.shape[2] == 3:
+                frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+            if not cv2.imwrite(path, frame):
+                raise UserError(f"{path}: cannot be written; make room, or give another --gen_frm_dir")
+
+
+def _unwritable(path: str, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror}); make room, or give another --gen_frm_dir")
