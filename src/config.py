@@ -264,7 +264,7 @@ class _OneLineParser(argparse.ArgumentParser):
     """argparse prints its whole usage before an error; a user wants the one line."""
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message}; see python runp.py --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see python runp.py --help")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)

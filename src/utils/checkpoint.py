@@ -1,7 +1,8 @@
 """Checkpoints: ``<save_dir>/<iteration>/`` with model.safetensors, optimizer.safetensors and state.json.
 
 A checkpoint is written under another name beside it, flushed to disk, then renamed: whenever the process is killed,
-what stands under a checkpoint's name is whole. No pickle is ever written or read: ``paddle.load`` runs code from its file.
+what stands under a checkpoint's name is whole. No pickle is ever written or read: ``paddle.load`` runs code from its
+file.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from src.errors import UserError
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 # The flags that decide which parameters a network has, and their meaning.
 NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch_size", "img_channel")
-MISMATCHES_SHOWN = 4
+NAMES_SHOWN = 4
 
 
 def checkpoints(save_dir: str) -> list[int]:
@@ -128,8 +129,7 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     expected = model.state_dict()
     mismatches = _mismatches(expected, arrays)
     if mismatches:
-        more = f" and {len(mismatches) - MISMATCHES_SHOWN} more" if len(mismatches) > MISMATCHES_SHOWN else ""
-        raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches[:MISMATCHES_SHOWN])}{more}")
+        raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
     for name, parameter in expected.items():
         parameter.set_value(arrays[name])
     return state
@@ -169,7 +169,7 @@ def _check_directory(flag: str, directory: str) -> None:
             f"{flag}: holds the checkpoints {', '.join(map(str, inside))}; give one of them, "
             f"as {os.path.join(directory, str(inside[-1]))}"
         )
-    content = ", ".join(sorted(os.listdir(directory))[:MISMATCHES_SHOWN]) or "nothing"
+    content = ", ".join(sorted(os.listdir(directory))[:NAMES_SHOWN]) or "nothing"
     raise UserError(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
 
 
@@ -199,18 +199,22 @@ def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]
 
 
 def _mismatches(expected: Mapping[str, paddle.Tensor], found: Mapping[str, np.ndarray]) -> list[str]:
-    problems = []
+    """What differs, a line for each flag that decides it, with one parameter as the example."""
+    by_flag: dict[str, list[str]] = {}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            problems.append(f"{name} is missing ({_deciding_flag(name)})")
+            by_flag.setdefault(_deciding_flag(name), []).append(f"{name} is missing")
         elif name not in expected:
-            problems.append(f"{name} is not in the network ({_deciding_flag(name)})")
+            by_flag.setdefault(_deciding_flag(name), []).append(f"{name} is not in the network")
         elif list(found[name].shape) != list(expected[name].shape):
             there, here = list(found[name].shape), list(expected[name].shape)
-            problems.append(f"{name} is {there} there, {here} here ({_deciding_flag(name, there, here)})")
+            by_flag.setdefault(_deciding_flag(name, there, here), []).append(f"{name} is {there} there, {here} here")
         elif found[name].dtype != np.float32:
-            problems.append(f"{name} is {found[name].dtype}, expected float32")
-    return problems
+            by_flag.setdefault("the type", []).append(f"{name} is {found[name].dtype}, expected float32")
+    return [
+        f"{flag} differs ({examples[0]}" + (f", and {len(examples) - 1} more)" if len(examples) > 1 else ")")
+        for flag, examples in by_flag.items()
+    ]
 
 
 def _deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:

@@ -1,0 +1,37 @@
+# Sourced by the scripts beside it: the repository's root, and a virtual environment with the packages.
+# Variables a user may set: PYTHON (the interpreter to make the environment with), E3D_VENV (where it lies).
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="${E3D_VENV:-$ROOT/.venv}"
+
+say() { printf '\n== %s\n' "$*"; }
+
+# ensure_packages FILE...: make the environment where it is missing and install what the requirement files name.
+# A second call with the same files installs nothing and needs no network.
+ensure_packages() {
+  local python="${PYTHON:-python3}" stamp
+  if [ ! -x "$VENV/bin/python" ]; then
+    "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' || {
+      echo "$python is $("$python" --version 2>&1); Paddle needs Python 3.9 to 3.13: set PYTHON, as in PYTHON=python3.11" >&2
+      exit 2
+    }
+    say "making the environment $VENV"
+    "$python" -m venv "$VENV" || {
+      rm -rf "$VENV"
+      echo "$python -m venv failed; on Debian or Ubuntu install python3-venv, or set PYTHON to another interpreter" >&2
+      exit 2
+    }
+  fi
+  for file in "$@"; do
+    stamp="$VENV/.installed-$(basename "$file")"
+    if ! cmp -s "$ROOT/$file" "$stamp"; then
+      say "installing the packages of $file (a few minutes the first time)"
+      "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$file" || {
+        echo "pip could not install the packages of $file; see its message above" >&2
+        exit 2
+      }
+      cp "$ROOT/$file" "$stamp"
+    fi
+  done
+}

@@ -1,0 +1,193 @@
+"""runp.py as a user calls it: a process of its own, or its main() for the many ways to be wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runp
+from scripts.make_sample_data import make_tree
+from src.utils.checkpoint import checkpoints
+
+ROOT = Path(__file__).parent.parent
+
+# The two commands that scripts of other projects and old notes contain, flag for flag.
+TRAIN_COMMAND = """--num_save_samples 10 --train_data_paths DATA --is_training True --dataset_name action
+ --valid_data_paths DATA --save_dir checkpoints/_kth_e3d_lstm --gen_frm_dir results/_kth_e3d_lstm
+ --model_name e3d_lstm --pretrained_model CKPT/50500 --allow_gpu_growth True --img_channel 1 --img_width 128
+ --input_length 10 --total_length 30 --filter_size 5 --num_hidden 64,64,64,64 --patch_size 8 --layer_norm True
+ --reverse_input False --sampling_stop_iter 50000 --sampling_start_value 1.0 --lr 0.000001 --batch_size 4
+ --max_iterations 400000 --display_interval 1 --test_interval 500 --snapshot_interval 500"""
+TEST_COMMAND = """--num_save_samples 10 --train_data_paths DATA --is_training False --dataset_name action
+ --valid_data_paths DATA --gen_frm_dir results/_kth_e3d_lstm --model_name e3d_lstm --pretrained_model CKPT/50500
+ --allow_gpu_growth True --img_channel 1 --img_width 128 --input_length 10 --total_length 30 --filter_size 5
+ --num_hidden 64,64,64,64 --patch_size 8 --layer_norm True --reverse_input False --sampling_stop_iter 50000
+ --sampling_start_value 1.0 --lr 0.000002 --batch_size 4 --max_iterations 400000 --display_interval 1
+ --test_interval 500 --snapshot_interval 500"""
+SMALL_SIZES = {
+    "--img_width": "16", "--patch_size": "4", "--num_hidden": "4,4", "--input_length": "3", "--total_length": "6",
+    "--filter_size": "3", "--max_iterations": "2", "--batch_size": "2",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kth_sample(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sample")
+    make_tree(root, ["01", "17"], ["handwaving"], frames=21, size=(48, 36), seed=3, scenarios=1)
+    return root
+
+
+def arguments_of(command, data, checkpoint, **changes):
+    paths = {"DATA": str(data), "CKPT/50500": str(checkpoint)}
+    arguments = [paths.get(word, word) for word in command.split()]
+    for flag, value in {**SMALL_SIZES, **{f"--{name}": str(value) for name, value in changes.items()}}.items():
+        if flag in arguments:
+            arguments[arguments.index(flag) + 1] = value
+        else:
+            arguments += [flag, value]
+    return arguments
+
+
+def run(arguments, folder, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "runp.py"), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(kth_sample, tmp_path_factory):
+    """A folder with a checkpoint of two iterations in checkpoints/first/2."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = arguments_of(TRAIN_COMMAND, kth_sample, "none", save_dir="checkpoints/first", num_workers=0)
+    del arguments[arguments.index("--pretrained_model") : arguments.index("--pretrained_model") + 2]
+    result = run(arguments, folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_two_commands_of_old_scripts_train_and_test(kth_sample, trained):
+    checkpoint = trained / "checkpoints" / "first" / "2"
+    result = run(arguments_of(TRAIN_COMMAND, kth_sample, checkpoint), trained)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert "iteration 2/2, loss " in result.stdout
+    assert checkpoints(str(trained / "checkpoints" / "_kth_e3d_lstm")) == [2]
+
+    result = run(arguments_of(TEST_COMMAND, kth_sample, trained / "checkpoints" / "_kth_e3d_lstm" / "2"), trained)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    folder = trained / "results" / "_kth_e3d_lstm" / "test_result"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["sequences"] == 3 and len(metrics["model"]["psnr_per_frame"]) == 3
+    assert (folder / "1" / "gt01.png").is_file() and (folder / "1" / "pd06.png").is_file()
+    assert "mean |" in result.stdout and str(Path("results/_kth_e3d_lstm/test_result/metrics.json")) in result.stdout
+
+
+def test_a_wrong_path_is_one_line_and_status_2():
+    result = run(["--train_data_paths", "/nonexistent"], ROOT)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "--train_data_paths /nonexistent" in result.stderr
+
+
+def test_help_is_status_0():
+    result = run(["--help"], ROOT)
+    assert result.returncode == 0 and "--train_data_paths" in result.stdout and result.stderr == ""
+
+
+def test_cpu_settings_of_the_user_are_kept_and_the_rest_set():
+    code = "import os, src; print(os.environ.get('MKL_NUM_THREADS'), os.environ.get('OMP_NUM_THREADS'))"
+    plain = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    cores = len(os.sched_getaffinity(0))
+    for given, expected in [
+        ({}, f"{cores} None"), ({"MKL_NUM_THREADS": "7"}, "7 None"), ({"OMP_NUM_THREADS": "3"}, "None 3"),
+    ]:  # fmt: skip
+        command, environment = [sys.executable, "-c", code], {**plain, **given}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.stdout.strip() == expected
+
+
+def broken_root(tmp_path, kind):
+    root = tmp_path / "data"
+    make_tree(root, ["01", "17"], ["boxing"], frames=8, size=(32, 32), seed=0, scenarios=1)
+    recording = next((root / "boxing").glob("person01*"))
+    if kind == "truncated":
+        path = recording / "image_0004.jpg"
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "sizes":
+        (recording / "image_0004.jpg").unlink()
+        other = make_tree(tmp_path / "other", ["01"], ["boxing"], frames=4, size=(40, 32), seed=0, scenarios=1)
+        assert other
+        source = next((tmp_path / "other" / "boxing").glob("person01*")) / "image_0004.jpg"
+        source.rename(recording / "image_0004.jpg")
+    elif kind == "short":
+        for number in (3, 6):
+            (recording / f"image_{number:04d}.jpg").unlink()
+    elif kind == "videos":
+        for path in recording.iterdir():
+            path.unlink()
+        recording.rmdir()
+        (root / "boxing" / "person01_boxing_d1_uncomp.avi").write_bytes(b"RIFF")
+    elif kind == "no folders":
+        (root / "boxing").rename(root / "sitting")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("truncated", ["image_0004.jpg: cannot be read"]),
+        ("sizes", ["image_0004.jpg: 40 x 32 pixels"]),
+        ("short", ["--train_data_paths", "no clip of 6 consecutive frames", "longest run is 2"]),
+        ("videos", ["--train_data_paths", "holds videos", "prepare_kth.py"]),
+        ("no folders", ["--train_data_paths", "none of the folders boxing"]),
+    ],
+)
+def test_data_that_cannot_be_used_is_one_line_and_status_2(tmp_path, capfd, monkeypatch, kind, parts):
+    monkeypatch.chdir(tmp_path)
+    arguments = arguments_of(TRAIN_COMMAND, broken_root(tmp_path, kind), "", num_workers=2)
+    assert runp.main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"pretrained_model": "nowhere"}, ["--pretrained_model nowhere: there is no such directory"]),
+        ({"pretrained_model": "empty"}, ["--pretrained_model empty: no model.safetensors in it"]),
+        ({"pretrained_model": "checkpoints/first"}, ["holds the checkpoints 2; give one of them"]),
+        ({"pretrained_model": "cut"}, ["--pretrained_model cut: model.safetensors is damaged"]),
+        ({"filter_size": 5}, ["of another network", "--filter_size 3", "--filter_size 5"]),
+        ({"num_hidden": "4,4,4"}, ["of another network", "--num_hidden 4,4", "--num_hidden 4,4,4"]),
+        ({"valid_data_paths": ""}, ["--valid_data_paths is empty"]),
+        ({"dataset_name": "kth"}, ["--dataset_name kth"]),
+        ({"model_name": "other"}, ["--model_name other"]),
+        ({"batch_size": "-4"}, ["--batch_size -4: expected 1 or more"]),
+        ({"batch_size": "four"}, ["--batch_size four: expected a whole number"]),
+        ({"batchsize": "4"}, ["--batchsize is not a flag; did you mean --batch_size?"]),
+        ({"gen_frm_dir": "/dev/null/x"}, ["--gen_frm_dir /dev/null/x: cannot be written"]),
+        ({"device": "gpu:99"}, ["--device gpu:99: this Paddle"]),
+        ({"dataset_name": "mnist"}, ["--valid_data_paths", "cannot be read as a Moving MNIST file"]),
+    ],
+)
+def test_what_is_wrong_with_a_test_run_is_one_line_and_status_2(
+    kth_sample, trained, capfd, monkeypatch, changes, parts
+):
+    monkeypatch.chdir(trained)
+    (trained / "empty").mkdir(exist_ok=True)
+    cut = trained / "cut"
+    cut.mkdir(exist_ok=True)
+    for name in ("model.safetensors", "state.json"):
+        content = (trained / "checkpoints" / "first" / "2" / name).read_bytes()
+        (cut / name).write_bytes(content[: len(content) // 2] if name.startswith("model") else content)
+    arguments = arguments_of(TEST_COMMAND, kth_sample, "checkpoints/first/2", **changes)
+    assert runp.main(arguments) == 2
+    captured = capfd.readouterr()
+    assert captured.err.count("\n") == 1 and all(part in captured.err for part in parts), captured.err
+
+
+def test_an_unwritable_save_dir_is_one_line_and_status_2(kth_sample, capfd):
+    assert runp.main(arguments_of(TRAIN_COMMAND, kth_sample, "", save_dir="/dev/null/x")) == 2
+    assert capfd.readouterr().err.count("\n") == 1

@@ -1,0 +1,197 @@
+"""Flags: their values, their checks and the message of each."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import Config, command_line_parser, split_paths
+from src.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("flag", ["is_training", "layer_norm", "reverse_input", "scheduled_sampling"])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("true", True), ("1", True), ("yes", True),
+     ("False", False), ("false", False), ("0", False), ("no", False)],
+)  # fmt: skip
+def test_booleans_read_as_written(flag, text, value):
+    assert getattr(Config.from_command_line([f"--{flag}", text]), flag) is value
+    assert getattr(Config(**{flag: text}), flag) is value
+
+
+def test_a_boolean_flag_alone_means_true():
+    assert Config.from_command_line(["--reverse_input", "--img_width", "64"]).reverse_input is True
+
+
+def test_values_from_the_command_line_and_from_python_are_the_same():
+    flags = ["--img_width", "64", "--num_hidden", "32,32", "--lr", "5e-4", "--train_data_paths", "a b"]
+    config = Config.from_command_line(flags)
+    assert config == Config(img_width=64, num_hidden="32,32", lr=5e-4, train_data_paths="a b")
+    assert config == Config(img_width="64", num_hidden=[32, 32], lr="5e-4", train_data_paths=Path("a b"))
+    assert config.hidden_sizes == [32, 32]
+
+
+def test_defaults_are_those_that_scripts_rely_on():
+    config = Config()
+    expected = {
+        "is_training": True, "dataset_name": "action", "save_dir": "checkpoints", "gen_frm_dir": "results",
+        "model_name": "e3d_lstm", "pretrained_model": "", "num_save_samples": 10, "img_channel": 1, "img_width": 128,
+        "patch_size": 8, "input_length": 10, "total_length": 30, "filter_size": 5, "num_hidden": "64,64,64,64",
+        "layer_norm": True, "reverse_input": False, "scheduled_sampling": True, "sampling_start_value": 1.0,
+        "sampling_stop_iter": 50000, "sampling_changing_rate": 2e-5, "lr": 1e-3, "batch_size": 4,
+        "max_iterations": 400000, "display_interval": 1, "test_interval": 500, "snapshot_interval": 500,
+        "allow_gpu_growth": True,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_the_alias_of_the_sampling_rate_sets_it():
+    assert Config.from_command_line(["--sampling_delta_per_iter", "1e-4"]).sampling_changing_rate == 1e-4
+
+
+BAD_VALUES = [
+    ({"is_training": "maybe"}, "--is_training maybe: expected True or False"),
+    ({"img_width": "wide"}, "--img_width wide: expected a whole number"),
+    ({"img_width": 64.5}, "--img_width 64.5: expected a whole number"),
+    ({"img_width": True}, "--img_width True: expected a whole number"),
+    ({"lr": "fast"}, "--lr fast: expected a number"),
+    ({"lr": "nan"}, "--lr nan: expected a finite number"),
+    ({"lr": 0}, "--lr 0: expected a number above 0"),
+    ({"lr": -1e-3}, "--lr -0.001: expected a number above 0"),
+    ({"weight_decay": -1}, "--weight_decay -1: expected 0.0 or more"),
+    ({"patch_size": 7}, "--patch_size 7 does not divide --img_width 128; take one of 1, 2, 4, 8, 16, 32, 64, 128"),
+    ({"patch_size": 0}, "--patch_size 0: expected 1 or more"),
+    ({"img_width": 0}, "--img_width 0: expected 1 or more"),
+    ({"img_channel": 0}, "--img_channel 0: expected 1 or more"),
+    ({"input_length": 0}, "--input_length 0: expected 1 or more"),
+    ({"input_length": 30}, "--input_length 30 must be smaller than --total_length 30"),
+    ({"total_length": 1}, "--total_length 1: expected 2 or more"),
+    ({"filter_size": 4}, "--filter_size 4 is even; the kernels need an odd number"),
+    ({"filter_size": 0}, "--filter_size 0: expected 1 or more"),
+    ({"num_hidden": "64,x"}, "--num_hidden 64,x: expected channels of each layer"),
+    ({"num_hidden": "64,-64"}, "--num_hidden 64,-64: expected channels of each layer"),
+    ({"num_hidden": "0,0"}, "--num_hidden 0,0: expected channels of each layer"),
+    ({"num_hidden": ""}, "--num_hidden : expected channels of each layer"),
+    ({"num_hidden": "64,32"}, "--num_hidden 64,32: the layers share one memory, so their sizes must be equal"),
+    ({"sampling_start_value": 1.5}, "--sampling_start_value 1.5: expected 1.0 or less"),
+    ({"sampling_start_value": -0.5}, "--sampling_start_value -0.5: expected 0.0 or more"),
+    ({"sampling_stop_iter": -1}, "--sampling_stop_iter -1: expected 0 or more"),
+    ({"sampling_changing_rate": -1}, "--sampling_changing_rate -1: expected 0.0 or more"),
+    ({"batch_size": 0}, "--batch_size 0: expected 1 or more"),
+    ({"max_iterations": 0}, "--max_iterations 0: expected 1 or more"),
+    ({"display_interval": 0}, "--display_interval 0: expected 1 or more"),
+    ({"test_interval": 0}, "--test_interval 0: expected 1 or more"),
+    ({"snapshot_interval": 0}, "--snapshot_interval 0: expected 1 or more"),
+    ({"num_save_samples": -1}, "--num_save_samples -1: expected 0 or more"),
+    ({"num_workers": -1}, "--num_workers -1: expected 0 or more"),
+    ({"seed": -1}, "--seed -1: expected 0 or more"),
+    ({"device": "tpu"}, "--device tpu: expected auto, cpu, gpu or gpu:N"),
+    ({"dataset_name": "kth"}, "--dataset_name kth: there is no such dataset_name; known: action, mnist"),
+    ({"model_name": "lstm"}, "--model_name lstm: there is no such model_name; known: e3d_lstm"),
+    ({"save_dir": None}, "--save_dir None: expected text"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_VALUES, ids=[message[:40] for _, message in BAD_VALUES])
+def test_a_bad_value_is_refused_with_its_flag_in_python(settings, message):
+    with pytest.raises(ValueError) as error:
+        Config(**settings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_flag_with_a_limit_is_in_the_list_of_bad_values():
+    tried = {name for settings, _ in BAD_VALUES for name in settings}
+    rules = {flag.name: flag.metadata for flag in dataclasses.fields(Config)}
+    limited = {
+        name for name, rule in rules.items()
+        if rule["choices"] or any(rule[limit] is not None for limit in ("minimum", "maximum", "above"))
+    }  # fmt: skip
+    assert limited <= tried
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--save_dirr", "x"], "--save_dirr is not a flag; did you mean --save_dir?"),
+        (["--zzzzzzzz"], "--zzzzzzzz is not a flag; see python runp.py --help"),
+        (["--save", "x"], "--save is not a flag"),
+        (["stray"], "stray is not a flag"),
+        (["--lr"], "--lr: expected one argument"),
+        (["--lr", "-1"], "--lr -1: expected a number above 0"),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
+    with pytest.raises(UserError) as error:
+        Config.from_command_line(arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def run_settings(tmp_path, **settings):
+    (tmp_path / "data").mkdir(exist_ok=True)
+    paths = {"train_data_paths": tmp_path / "data", "valid_data_paths": tmp_path / "data",
+             "save_dir": tmp_path / "ck", "gen_frm_dir": tmp_path / "results"}  # fmt: skip
+    return Config(**{**paths, **settings})
+
+
+def test_a_run_with_all_it_needs_passes_and_makes_its_folders(tmp_path):
+    run_settings(tmp_path).check_run()
+    assert (tmp_path / "ck").is_dir() and (tmp_path / "results").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_data_paths": ""}, "--train_data_paths is empty; give the data set"),
+        ({"valid_data_paths": ""}, "--valid_data_paths is empty; give the data set"),
+        ({"train_data_paths": "/nonexistent"}, "--train_data_paths /nonexistent: there is no such file or folder"),
+        ({"valid_data_paths": "/nonexistent"}, "--valid_data_paths /nonexistent: there is no such file or folder"),
+        ({"is_training": False}, "--pretrained_model is empty; testing needs a checkpoint's directory"),
+        ({"pretrained_model": "/nonexistent"}, "--pretrained_model /nonexistent: there is no such directory"),
+        ({"img_channel": 3}, "--img_channel 3: the frames of --dataset_name action are grey; give 1"),
+        ({"img_width": 4, "patch_size": 4}, "--img_width 4: SSIM needs at least 7 pixels"),
+        ({"save_dir": "/dev/null/x"}, "--save_dir /dev/null/x: cannot be written"),
+        ({"gen_frm_dir": "/dev/null/x"}, "--gen_frm_dir /dev/null/x: cannot be written"),
+    ],
+)
+def test_what_a_run_lacks_is_said_before_data_is_read(tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        run_settings(tmp_path, **settings).check_run()
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_test_run_needs_neither_training_data_nor_save_dir(tmp_path):
+    (tmp_path / "weights").mkdir()
+    settings = {"is_training": False, "train_data_paths": "", "save_dir": "/dev/null/x"}
+    run_settings(tmp_path, pretrained_model=tmp_path / "weights", **settings).check_run()
+
+
+def test_paths_are_split_at_commas_unless_the_whole_exists(tmp_path):
+    comma = tmp_path / "a,b"
+    comma.mkdir()
+    assert split_paths(str(comma)) == [str(comma)]
+    assert split_paths("x.npz, y.npz") == ["x.npz", "y.npz"]
+
+
+def test_help_explains_every_flag_with_its_default():
+    text = " ".join(command_line_parser().format_help().split())
+    for flag in dataclasses.fields(Config):
+        assert f"--{flag.name}" in text and flag.metadata["help"] in text
+
+
+def test_help_and_a_wrong_flag_do_not_load_paddle():
+    code = "import sys, runp; status = runp.main(['--zzz']); sys.exit(status + 10 * ('paddle' in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
+def test_the_flag_table_of_the_readme_is_the_one_of_config(readme):
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \|", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
+    expected = [(flag.name, "" if flag.default == "" else str(flag.default)) for flag in dataclasses.fields(Config)]
+    assert [(name, default.strip()) for name, default in rows] == expected

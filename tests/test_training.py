@@ -1,0 +1,455 @@
+"""The training and test loops, scheduled sampling, data order and checkpoints, in process."""
+
+import dataclasses
+import json
+import math
+import os
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from scripts.make_sample_data import make_tree
+from src import trainer
+from src.config import Config
+from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.errors import UserError
+from src.models.model_factory import build_model
+from src.utils.checkpoint import checkpoints, load_weights, save_checkpoint
+from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.results import Figures, table, write_pictures
+from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
+
+
+@pytest.fixture(scope="session")
+def kth_sample(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sample")
+    make_tree(root, ["01", "02", "17"], ["boxing", "running"], frames=22, size=(48, 36), seed=3, scenarios=1)
+    return root
+
+
+def settings_for(root, folder, **settings):
+    small = {
+        "train_data_paths": root, "valid_data_paths": root,
+        "save_dir": folder / "ck", "gen_frm_dir": folder / "results",
+        "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 6, "num_hidden": "4,4", "filter_size": 3,
+        "batch_size": 2, "num_workers": 0, "max_iterations": 3, "device": "cpu",
+    }  # fmt: skip
+    (folder / "ck").mkdir(exist_ok=True)
+    return Config(**{**small, **settings})
+
+
+def sgd(model, lr=1e-3):
+    return paddle.optimizer.SGD(lr, parameters=model.parameters())
+
+
+def weights_of(model):
+    return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+# ---- scheduled sampling
+
+
+def test_eta_follows_the_closed_form():
+    config = Config(sampling_start_value=0.9, sampling_changing_rate=1e-3, sampling_stop_iter=2000)
+    for iteration, eta in [(0, 0.9), (1, 0.899), (100, 0.8), (899, 0.001), (901, 0.0), (2000, 0.0), (10**6, 0.0)]:
+        assert sampling_eta(config, iteration) == pytest.approx(eta, abs=1e-12)
+    stopped = dataclasses.replace(config, sampling_stop_iter=100)
+    assert sampling_eta(stopped, 99) == pytest.approx(0.801) and sampling_eta(stopped, 100) == 0.0
+    assert sampling_eta(dataclasses.replace(config, scheduled_sampling=False), 1) == 0.0
+
+
+def test_flags_are_1_with_probability_eta_and_depend_on_seed_and_iteration_alone():
+    config = Config(sampling_start_value=0.7, sampling_changing_rate=0.0, input_length=2, total_length=503)
+    flags = sampling_flags(config, 5, batch=40)
+    assert flags.shape == (40, 500, 1, 1, 1) and flags.dtype == np.float32
+    assert set(np.unique(flags)) == {0.0, 1.0}
+    deviation = math.sqrt(0.7 * 0.3 / flags.size)
+    assert abs(flags.mean() - 0.7) < 5 * deviation
+    np.testing.assert_array_equal(flags, sampling_flags(config, 5, batch=40))
+    assert (flags != sampling_flags(config, 6, batch=40)).any()
+    assert (flags != sampling_flags(dataclasses.replace(config, seed=1), 5, batch=40)).any()
+    assert not sampling_flags(dataclasses.replace(config, scheduled_sampling=False), 5, batch=40).any()
+    assert not no_true_frames(config, 3).any() and no_true_frames(config, 3).shape == (3, 500, 1, 1, 1)
+
+
+# ---- data order
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_clip_is_tested_exactly_once_in_order(kth_sample, tmp_path, batch_size, num_workers):
+    config = settings_for(kth_sample, tmp_path, batch_size=batch_size, num_workers=num_workers)
+    dataset = build_dataset(config, "test")
+    served = np.concatenate([batch.numpy() for batch in test_batches(config, dataset)])
+    np.testing.assert_array_equal(served, np.stack([dataset[index] for index in range(len(dataset))]))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 100])
+def test_training_takes_every_clip_once_an_epoch_and_full_batches(kth_sample, tmp_path, batch_size):
+    config = settings_for(kth_sample, tmp_path, batch_size=batch_size, max_iterations=9)
+    dataset = build_dataset(config, "train")
+    rows = np.stack([dataset[index].ravel() for index in range(len(dataset))])
+    batches = [batch.numpy() for batch in train_batches(config, dataset)]
+    assert len(batches) == 9 and all(len(batch) == batch_size for batch in batches)
+    stream = np.concatenate(batches).reshape([9 * batch_size, -1])
+    indices = [int(np.flatnonzero((rows == row).all(axis=1))[0]) for row in stream]
+    orders = [indices[start : start + len(dataset)] for start in range(0, len(indices), len(dataset))]
+    assert all(sorted(order) == list(range(len(dataset))) for order in orders if len(order) == len(dataset))
+    assert orders[0] != sorted(orders[0])
+
+
+def test_the_data_order_can_start_at_any_iteration_and_follows_the_seed(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, batch_size=3, max_iterations=8)
+    dataset = build_dataset(config, "train")
+    whole = [batch.numpy() for batch in train_batches(config, dataset)]
+    rest = [batch.numpy() for batch in train_batches(config, dataset, first_iteration=6)]
+    np.testing.assert_array_equal(np.stack(whole[5:]), np.stack(rest))
+    other = [batch.numpy() for batch in train_batches(dataclasses.replace(config, seed=1), dataset)]
+    assert (np.stack(other) != np.stack(whole)).any()
+
+
+# ---- loss and steps
+
+
+def test_the_loss_is_the_definition():
+    rng = np.random.default_rng(0)
+    predictions, patches = rng.random([3, 4, 2, 2, 5], np.float32), rng.random([3, 5, 2, 2, 5], np.float32)
+    difference = predictions - patches[:, 1:]
+    expected = ((difference**2).sum() / 2 + np.abs(difference).sum()) / 3 / 128
+    found = trainer.prediction_loss(paddle.to_tensor(predictions), paddle.to_tensor(patches))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_reverse_input_is_a_second_step_on_the_clip_played_backwards(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, reverse_input=True)
+    frames = next(train_batches(config, build_dataset(config, "train")))
+    backwards = paddle.to_tensor(frames.numpy()[:, ::-1].copy())
+    forward_only = dataclasses.replace(config, reverse_input=False)
+
+    paddle.seed(7)
+    model = build_model(config)
+    loss = trainer.train_on_batch(config, 1, model, sgd(model), frames)
+    paddle.seed(7)
+    twin = build_model(config)
+    optimizer = sgd(twin)
+    losses = [trainer.train_on_batch(forward_only, 1, twin, optimizer, clip) for clip in (frames, backwards)]
+
+    assert loss == pytest.approx(np.mean(losses)) and losses[0] != losses[1]
+    assert_same_weights(weights_of(model), weights_of(twin))
+
+
+def test_sgd_decays_weights_by_coupled_l2(kth_sample, tmp_path):
+    changes = []
+    for decay in (0.0, 0.5):
+        config = settings_for(kth_sample, tmp_path, weight_decay=decay, max_iterations=1, lr=0.01)
+        paddle.seed(config.seed)
+        before = weights_of(build_model(config))
+        folder = tmp_path / str(decay)
+        folder.mkdir()
+        trainer.train(dataclasses.replace(config, save_dir=str(folder)))
+        model = build_model(config)
+        load_weights(model, str(folder / "1"), config)
+        changes.append({name: array - before[name] for name, array in weights_of(model).items()})
+    for name, plain in changes[0].items():
+        np.testing.assert_allclose(changes[1][name] - plain, -0.01 * 0.5 * before[name], rtol=1e-3, atol=1e-6)
+
+
+def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=40, num_hidden="8,8", lr=5e-3, scheduled_sampling=False)
+    paddle.seed(config.seed)
+    model = build_model(config)
+    optimizer = sgd(model, config.lr)
+    batches = train_batches(config, build_dataset(config, "train"))
+    losses = [trainer.train_on_batch(config, i, model, optimizer, batch) for i, batch in enumerate(batches, start=1)]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_two_runs_with_the_same_seed_give_the_same_weights(kth_sample, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = settings_for(kth_sample, folder)
+        trainer.train(config)
+        model = build_model(config)
+        load_weights(model, str(folder / "ck" / "3"), config)
+        found.append(weights_of(model))
+    assert_same_weights(*found)
+
+
+def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kth_sample, tmp_path, capsys):
+    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2, test_interval=4)
+    trainer.train(config)
+    assert checkpoints(config.save_dir) == [2, 4, 5]
+    assert json.loads((tmp_path / "results" / "4" / "metrics.json").read_text())["iteration"] == 4
+    assert json.loads((tmp_path / "ck" / "5" / "state.json").read_text())["best"]["iteration"] == 4
+    log = (tmp_path / "ck" / "train.log").read_text()
+    printed = capsys.readouterr().out
+    for iteration in range(1, 6):
+        assert f"iteration {iteration}/5, loss " in log and f"iteration {iteration}/5, loss " in printed
+    for part in ("lr 0.001", "eta 0.9999", "s/it", "frames/s", "left 0:00:0"):
+        assert part in log
+    with pytest.raises(UserError, match=r"--save_dir .*already holds checkpoints of a run \(the newest: 5\)"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=50, snapshot_interval=1, lr=1e30)
+    with pytest.raises(UserError, match=r"--lr 1e\+30: .*iteration \d+.*lower the rate"):
+        trainer.train(config)
+    for iteration in checkpoints(config.save_dir):
+        model = build_model(config)
+        load_weights(model, str(tmp_path / "ck" / str(iteration)), config)
+        assert all(np.isfinite(array).all() for array in weights_of(model).values())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_picture_that_breaks_during_a_run_ends_it_with_a_checkpoint_and_its_name(tmp_path, num_workers):
+    make_tree(tmp_path / "data", ["01", "17"], ["boxing"], frames=60, size=(32, 32), seed=0, scenarios=1)
+    broken = next((tmp_path / "data" / "boxing").glob("person01*")) / "image_0030.jpg"
+    config = settings_for(
+        tmp_path / "data", tmp_path, batch_size=1, max_iterations=30, num_workers=num_workers, snapshot_interval=1000
+    )
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(UserError, match="image_0030.jpg: cannot be read"):
+        trainer.train(config)
+    (iteration,) = checkpoints(config.save_dir)
+    assert f"iteration {iteration}/30" in (tmp_path / "ck" / "train.log").read_text()
+
+
+# ---- testing
+
+
+def test_figures_are_means_over_every_clip_and_stand_beside_those_of_the_last_frame(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, batch_size=3, num_save_samples=2)
+    dataset = build_dataset(config, "test")
+    model = build_model(config)
+    metrics = trainer.evaluate(config, model, dataset, "here", 12)
+
+    clips = np.stack([dataset[index] for index in range(len(dataset))])
+    pred, true = trainer.predict(config, model, paddle.to_tensor(clips)), clips[:, 3:]
+    last = np.repeat(clips[:, 2:3], 3, axis=1)
+    assert metrics["sequences"] == len(dataset) and metrics["iteration"] == 12
+    for who, frames in (("model", pred), ("repeat_last_frame", last)):
+        for step in range(3):
+            p, t = frames[:, step], true[:, step]
+            expected = {
+                "mse": frame_mse(p, t).mean(),
+                "psnr": frame_psnr(to_uint8(p), to_uint8(t)).mean(),
+                "ssim": frame_ssim(to_uint8(p), to_uint8(t)).mean(),
+            }
+            for name, value in expected.items():
+                assert metrics[who][f"{name}_per_frame"][step] == pytest.approx(value, rel=1e-4), (who, name, step)
+        for name in ("mse", "psnr", "ssim"):
+            assert metrics[who][name] == pytest.approx(np.mean(metrics[who][f"{name}_per_frame"]))
+    assert json.loads((tmp_path / "results" / "here" / "metrics.json").read_text()) == metrics
+    assert [line.split()[0] for line in table(metrics).splitlines()[2:]] == ["4", "5", "6", "mean"]
+
+
+def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, batch_size=2, num_save_samples=2)
+    dataset = build_dataset(config, "test")
+    trainer.evaluate(config, build_model(config), dataset, "7", 7)
+    folder = tmp_path / "results" / "7"
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json"]
+    names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
+    for number in (1, 2):
+        assert sorted(os.listdir(folder / str(number))) == names
+        true = dataset[2 * (number - 1)]
+        for step in range(6):
+            picture = cv2.imread(str(folder / str(number) / names[step]), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(picture, to_uint8(true[step, :, :, 0]))
+
+
+def test_old_pictures_are_replaced_and_other_files_stay(tmp_path):
+    (tmp_path / "gt99.png").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_pictures(str(tmp_path), np.zeros([3, 8, 8, 3]), np.zeros([1, 8, 8, 3]))
+    assert sorted(os.listdir(tmp_path)) == ["gt01.png", "gt02.png", "gt03.png", "notes.txt", "pd03.png"]
+
+
+def test_a_perfect_forecast_has_no_psnr_to_average_and_is_counted():
+    figures = Figures()
+    true = np.random.default_rng(0).random([2, 3, 8, 8, 1], np.float32)
+    figures.add(true, true)
+    summary = figures.summary()
+    assert summary["psnr"] is None and summary["psnr_infinite_frames"] == 6 and summary["ssim"] == pytest.approx(1.0)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_testing_a_checkpoint_gives_the_figures_of_the_test_inside_training(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=2)
+    trainer.train(config)
+    inside = json.loads((tmp_path / "results" / "2" / "metrics.json").read_text())
+    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=str(tmp_path / "ck" / "2")))
+    alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
+    assert alone["model"] == inside["model"] and alone["iteration"] == 2
+
+
+def test_more_layers_or_one_predicted_frame_train_and_test(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, num_hidden="4,4,4", total_length=4, max_iterations=1, test_interval=1)
+    trainer.train(config)
+    assert len(json.loads((tmp_path / "results" / "1" / "metrics.json").read_text())["model"]["mse_per_frame"]) == 1
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def saved(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path)
+    model = build_model(config)
+    path = save_checkpoint(config, 3, model, sgd(model), {"psnr": 20.0, "iteration": 2})
+    return config, model, path
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(saved):
+    config, model, path = saved
+    assert path == os.path.join(config.save_dir, "3")
+    assert sorted(os.listdir(path)) == ["model.safetensors", "state.json"]  # SGD has no state
+    assert os.listdir(config.save_dir) == ["3"]
+    twin = build_model(config)
+    state = load_weights(twin, path, config)
+    assert_same_weights(weights_of(twin), weights_of(model))
+    assert state["iteration"] == 3 and state["config"] == dataclasses.asdict(config)
+    assert state["best"] == {"psnr": 20.0, "iteration": 2} and state["versions"]["paddle"] == paddle.__version__
+
+
+def test_the_optimizer_s_state_is_saved_by_the_parameters_names(kth_sample, tmp_path):
+    from safetensors.numpy import load_file
+
+    config = settings_for(kth_sample, tmp_path)
+    model = build_model(config)
+    adam = paddle.optimizer.Adam(1e-3, parameters=model.parameters())
+    trainer.train_on_batch(config, 1, model, adam, next(train_batches(config, build_dataset(config, "train"))))
+    names = load_file(os.path.join(save_checkpoint(config, 1, model, adam), "optimizer.safetensors"))
+    parameters = {name for name, _ in model.named_parameters()}
+    assert {name.split(":")[0] for name in names} == parameters
+    assert any("moment1" in name for name in names) and any("moment2" in name for name in names)
+
+
+def test_a_checkpoint_of_the_same_iteration_is_replaced_whole(saved):
+    config, model, path = saved
+    model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, 5.0))
+    save_checkpoint(config, 3, model, sgd(model))
+    twin = build_model(config)
+    load_weights(twin, path, config)
+    assert float(twin.decoder.bias[0]) == 5.0 and os.listdir(config.save_dir) == ["3"]
+
+
+def test_pretrained_weights_are_the_start_and_the_iteration_is_1(saved, tmp_path):
+    config, model, path = saved
+    folder = tmp_path / "next"
+    folder.mkdir()
+    trainer.train(dataclasses.replace(config, save_dir=str(folder), pretrained_model=path, max_iterations=1, lr=1e-30))
+    twin = build_model(config)
+    load_weights(twin, str(folder / "1"), config)
+    for name, array in weights_of(twin).items():
+        np.testing.assert_allclose(array, weights_of(model)[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"filter_size": 5}, ["--filter_size 3", "--filter_size 5"]),
+        ({"num_hidden": "4,4,4"}, ["--num_hidden 4,4", "--num_hidden 4,4,4"]),
+        ({"layer_norm": False}, ["--layer_norm True", "--layer_norm False"]),
+        ({"patch_size": 2}, ["--patch_size 4", "--patch_size 2"]),
+        ({"num_hidden": "8,8", "filter_size": 1}, ["--num_hidden 4,4", "--filter_size 3", "--num_hidden 8,8"]),
+        ({"img_channel": 3}, ["--img_channel 1", "--img_channel 3"]),
+    ],
+)
+@pytest.mark.parametrize("with_state", [True, False])
+def test_weights_of_another_network_are_refused_with_the_flags_that_differ(saved, settings, parts, with_state):
+    config, _, path = saved
+    if not with_state:
+        os.remove(os.path.join(path, "state.json"))
+    other = dataclasses.replace(config, **settings)
+    model = build_model(other)
+    before = weights_of(model)
+    with pytest.raises(UserError) as error:
+        load_weights(model, path, other)
+    message = str(error.value)
+    assert message.startswith(f"--pretrained_model {path}") and "\n" not in message
+    assert all(part in message for part in (parts if with_state else [part.split()[0] for part in parts])), message
+    assert_same_weights(before, weights_of(model))
+
+
+def damage_nothing_there(path):
+    for name in os.listdir(path):
+        os.remove(os.path.join(path, name))
+
+
+def damage_cut(path):
+    file = os.path.join(path, "model.safetensors")
+    os.truncate(file, os.path.getsize(file) // 2)
+
+
+def damage_one_byte(path):
+    with open(os.path.join(path, "model.safetensors"), "r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-5, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+def damage_cut_without_state(path):
+    os.remove(os.path.join(path, "state.json"))
+    damage_cut(path)
+
+
+def damage_state(path):
+    with open(os.path.join(path, "state.json"), "r+") as file:
+        file.truncate(40)
+
+
+def damage_state_to_a_list(path):
+    with open(os.path.join(path, "state.json"), "w") as file:
+        file.write("[1]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_nothing_there, "no model.safetensors in it (it holds nothing)"),
+        (damage_cut, "model.safetensors is damaged"),
+        (damage_one_byte, "model.safetensors is damaged"),
+        (damage_cut_without_state, "model.safetensors is damaged"),
+        (damage_state, "state.json is damaged"),
+        (damage_state_to_a_list, "state.json is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(saved, damage, message):
+    config, model, path = saved
+    damage(path)
+    with pytest.raises(UserError) as error:
+        load_weights(model, path, config)
+    assert message in str(error.value) and path in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_of_checkpoints_given_for_one_is_answered_with_the_newest(saved):
+    config, model, path = saved
+    with pytest.raises(UserError, match=r"holds the checkpoints 3; give one of them, as .*ck/3"):
+        load_weights(model, config.save_dir, config)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_nothing(saved, monkeypatch):
+    config, model, path = saved
+
+    def no_space(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.utils.checkpoint.save_file", no_space)
+    with pytest.raises(UserError, match="--save_dir .*checkpoint 4 cannot be written .No space left on device."):
+        save_checkpoint(config, 4, model, sgd(model))
+    assert os.listdir(config.save_dir) == ["3"]
+    load_weights(model, path, config)
