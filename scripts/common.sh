@@ -18,20 +18,20 @@ ensure_packages() {
     }
     say "making the environment $VENV"
     "$python" -m venv "$VENV" || {
-      rm -rf "$VENV"
+      rm -rf "$VENV"  # half-made
       echo "$python -m venv failed; on Debian or Ubuntu install python3-venv, or set PYTHON to another interpreter" >&2
       exit 2
     }
   fi
   for file in "$@"; do
-    stamp="$VENV/.installed-$(basename "$file")"
-    if ! cmp -s "$ROOT/$file" "$stamp"; then
+    stamp="$VENV/.installed-$file"
+    if ! cat "$ROOT"/requirements-base.txt "$ROOT/$file" | cmp -s - "$stamp"; then
       say "installing the packages of $file (a few minutes the first time)"
       "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$file" || {
         echo "pip could not install the packages of $file; see its message above" >&2
         exit 2
       }
-      cp "$ROOT/$file" "$stamp"
+      cat "$ROOT"/requirements-base.txt "$ROOT/$file" > "$stamp"
     fi
   done
 }

@@ -3,6 +3,7 @@
     python scripts/make_sample_data.py --out data/sample
     python scripts/make_sample_data.py --out data/sample --frames 100 --size 64x64 --persons 01,02,17 --seed 7
     python scripts/make_sample_data.py --out data/sample --actions walking,running --scenarios 4
+    python scripts/make_sample_data.py --out data/dusk --dusk
 
 Writes ``DIR/<action>/personNN_<action>_dD_uncomp/image_0001.jpg ...``: grey 8-bit JPEGs, 160x120 unless told
 otherwise, in which a jointed figure boxes, claps, waves, walks, jogs or runs before a still background, 25 frames
@@ -56,6 +57,8 @@ PLACES = ((147, 131, 0.42, 0.10), (139, 149, 0.50, 0.06), (152, 133, 0.34, 0.08)
 TEXTURE_OCTAVES = ((0.30, 2.2), (0.10, 2.0), (0.035, 2.2), (0.014, 2.6))  # cell (part of the height), grey levels
 TEXTURE_STRETCH = 2.5  # grass seen at a slant: wider than high
 INDOOR_TEXTURE = 0.45  # a wall is smoother than a lawn
+# --dusk: light left of the background's, and the figure's grey levels as under a lamp (offset, contrast).
+DUSK_LIGHT, LAMP_OFFSET, LAMP_CONTRAST = 0.15, 130.0, 0.45
 VIGNETTE = 0.10  # part of the light lost in the corners
 SHADOW_STRENGTH, SHADOW_WIDTH, SHADOW_HEIGHT = 0.22, 0.17, 0.022  # the last two in body heights
 
@@ -478,12 +481,14 @@ def draw_figure(canvas: np.ndarray, parts: Sequence[Part], left: float, ground: 
 
 
 def draw_frames(
-    seed: int, person_number: int, action: str, scenario: int, size: tuple[int, int]
+    seed: int, person_number: int, action: str, scenario: int, size: tuple[int, int], dusk: bool = False
 ) -> Iterator[np.ndarray]:
     """The frames ``[height, width]`` uint8 of a recording, without end."""
     width, height = size
     person, take = make_person(seed, person_number), make_take(seed, person_number, action, scenario)
     place = make_place(seed, scenario, width, height) + np.float32(person.light)
+    if dusk:
+        place *= DUSK_LIGHT
     share = min(FIGURE_LARGEST, max(FIGURE_SMALLEST, FIGURE_SCALES[scenario - 1] * person.height))
     body = share * min(width, height)  # pixels; a narrow picture has to hold the arms
     ground = FIGURE_MIDDLE * height + body / 2
@@ -499,6 +504,8 @@ def draw_frames(
         zoom = SUPERSAMPLING
         draw_figure(canvas, turned, middle * zoom, ground * zoom, body * zoom)
         figure = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        if dusk:
+            figure[:, :, 0] = LAMP_CONTRAST * figure[:, :, 0] + LAMP_OFFSET * figure[:, :, 1] / 255
         shadow = np.exp(-(((np.arange(width) + 0.5 - middle) / (SHADOW_WIDTH * body)) ** 2)).astype(np.float32)
         lit = place * (1 - SHADOW_STRENGTH * shadow_rows[:, None] * shadow[None, :])
         picture = lit * (1 - figure[:, :, 1] / 255) + figure[:, :, 0]  # the grey channel is weighted with the coverage
@@ -508,13 +515,21 @@ def draw_frames(
 
 
 def write_recording(
-    folder: Path, seed: int, person: int, action: str, scenario: int, frames: int, size: tuple[int, int], bar: tqdm
+    folder: Path,
+    seed: int,
+    person: int,
+    action: str,
+    scenario: int,
+    frames: int,
+    size: tuple[int, int],
+    dusk: bool,
+    bar: tqdm,
 ) -> None:
     """Write a recording beside its place and rename it when it is complete, so that there is no half one."""
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
-        for number, picture in zip(range(1, frames + 1), draw_frames(seed, person, action, scenario, size)):
+        for number, picture in zip(range(1, frames + 1), draw_frames(seed, person, action, scenario, size, dusk)):
             # Not cv2.imwrite: it does not say why a file could not be written.
             encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
             (partial / f"image_{number:04d}.jpg").write_bytes(encoded.tobytes())
@@ -533,6 +548,7 @@ def make_tree(
     size: tuple[int, int] = DEFAULT_SIZE,
     seed: int = 0,
     scenarios: int = 1,
+    dusk: bool = False,
 ) -> Summary:
     """Draw a tree in KTH's format; folders that exist are kept and skipped.
 
@@ -544,6 +560,8 @@ def make_tree(
         size: width and height in pixels, 32 to 2048 each.
         seed: not negative; another seed gives other persons, places and noise.
         scenarios: recordings a person and action, d1 to at most d4.
+        dusk: lit figures before a dark background. A network learns them sooner: before a bright one it spends its
+            first thousands of iterations on the background.
 
     Returns:
         folders and frames written, and folders kept.
@@ -571,7 +589,7 @@ def make_tree(
                 continue
             if os.path.lexists(folder):
                 raise FileExistsError(errno.EEXIST, "there is something else than a folder", str(folder))
-            write_recording(folder, seed, number, action, scenario, frames, size, bar)
+            write_recording(folder, seed, number, action, scenario, frames, size, dusk, bar)
             written += 1
     return Summary(written, written * frames, kept)
 
@@ -669,6 +687,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--actions", default=",".join(ACTIONS), metavar="LIST", help="(%(default)s)")
     parser.add_argument("--scenarios", default="1", metavar="D", help="recordings a person and action, 1 to 4 (1)")
     parser.add_argument("--seed", default="0", metavar="S", help="other seeds give other persons and places (0)")
+    parser.add_argument("--dusk", action="store_true", help="lit figures before a dark background: learnt sooner")
     return parser
 
 
@@ -689,6 +708,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parse_size(options.size),
             check_number("--seed", options.seed, 0, None),
             check_number("--scenarios", options.scenarios, 1, LAST_SCENARIO),
+            options.dusk,
         )
     except UsageError as error:
         fail(str(error))

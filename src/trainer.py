@@ -53,7 +53,7 @@ def train(config: Config) -> None:
         "training on %s: %d clips, %d to test on, %d parameters, Paddle %s",
         device, len(train_set), len(test_set), parameter_count(model), paddle.__version__,
     )  # fmt: skip
-    logger.info("settings: %s", dataclasses.asdict(config))
+    logger.debug("settings: %s", dataclasses.asdict(config))
 
     progress = _Progress(config)
     batches = train_batches(config, train_set)
@@ -78,8 +78,7 @@ def train(config: Config) -> None:
                 saved = iteration
             if iteration % config.test_interval == 0:
                 metrics = evaluate(config, model, test_set, str(iteration), iteration)
-                if best is None or (metrics["model"]["psnr"] or math.inf) > best["psnr"]:
-                    best = {"iteration": iteration, **_means(metrics["model"])}
+                best = _better(best, {"iteration": iteration, **_means(metrics["model"])})
     finally:
         progress.close()
     logger.info("done: %d iterations; the last checkpoint is %s", config.max_iterations, _path(config, saved))
@@ -182,7 +181,7 @@ def evaluate(
             write_pictures(os.path.join(directory, str(number)), frames[0], pred[0])
     metrics = {
         "iteration": iteration,
-        "checkpoint": config.pretrained_model or None,
+        "checkpoint": None if config.is_training else config.pretrained_model,
         "dataset": config.valid_data_paths,
         "sequences": len(dataset),
         "input_length": config.input_length,
@@ -272,6 +271,13 @@ def _means(figures: dict[str, Any]) -> dict[str, float]:
     return {name: figures[name] for name in ("psnr", "ssim", "mse")}
 
 
+def _better(best: dict[str, float] | None, latest: dict[str, float]) -> dict[str, float]:
+    """The test with the higher mean PSNR; None stands for a forecast without any error."""
+    if best is None or (latest["psnr"] or math.inf) > (best["psnr"] or math.inf):
+        return latest
+    return best
+
+
 def _path(config: Config, iteration: int) -> str:
     return os.path.join(config.save_dir, str(iteration))
 
@@ -315,12 +321,12 @@ class _Terminal(logging.Handler):
 
 
 def _log_to(save_dir: str | None) -> None:
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)  # the log file takes everything
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.addHandler(_Terminal())
+    logger.addHandler(_Terminal(logging.INFO))
     if save_dir is not None:
         log_file = logging.FileHandler(os.path.join(save_dir, LOG_FILE), encoding="utf-8")
         log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -1,0 +1,27 @@
+# Sourced by the experiment scripts: their paths as arguments or environment variables, and the interpreter.
+
+# take_paths NAME... -- ARGUMENT...: the leading arguments that are no flags become the variables NAME..., in order;
+# the rest goes to the array MORE.
+take_paths() {
+  local names=()
+  while [ "$1" != -- ]; do names+=("$1"); shift; done
+  shift
+  for name in "${names[@]}"; do
+    case "${1:---}" in
+      --*) break ;;
+      *) printf -v "$name" %s "$1"; shift ;;
+    esac
+  done
+  MORE=("$@")
+}
+
+# PYTHON if the user set it, else the project's environment, else the one in use (as on AI Studio).
+runtime_python() {
+  if [ -n "${PYTHON:-}" ]; then
+    echo "$PYTHON"
+  elif [ -x "$ROOT/.venv/bin/python" ]; then
+    echo "$ROOT/.venv/bin/python"
+  else
+    echo python
+  fi
+}

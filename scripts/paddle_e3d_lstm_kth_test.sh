@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Test a checkpoint on KTH at the full size: PSNR, SSIM and MSE over every clip of persons 17-25, and pictures.
+#
+#   bash scripts/paddle_e3d_lstm_kth_test.sh [DATA [PRETRAINED_MODEL [GEN_FRM_DIR]]] [more flags of runp.py]
+#
+# DATA is the root of the frame tree, PRETRAINED_MODEL a checkpoint's directory; the defaults are the paths of AI Studio.
+# Each may be an environment variable too: DATA, PRETRAINED_MODEL, GEN_FRM_DIR, PYTHON.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$ROOT/scripts/arguments.sh"
+take_paths DATA PRETRAINED_MODEL GEN_FRM_DIR -- "$@"
+
+exec "$(runtime_python)" "$ROOT/runp.py" \
+  --is_training False \
+  --dataset_name action \
+  --valid_data_paths "${DATA:-/home/aistudio/data/kth}" \
+  --pretrained_model "${PRETRAINED_MODEL:-/home/aistudio/work/checkpoints/_kth_e3d_lstm/50500}" \
+  --gen_frm_dir "${GEN_FRM_DIR:-results/_kth_e3d_lstm}" \
+  --model_name e3d_lstm \
+  --allow_gpu_growth True \
+  --img_channel 1 \
+  --img_width 128 \
+  --input_length 10 \
+  --total_length 30 \
+  --filter_size 5 \
+  --num_hidden 64,64,64,64 \
+  --patch_size 8 \
+  --layer_norm True \
+  --batch_size 4 \
+  --num_save_samples 10 \
+  "${MORE[@]}"

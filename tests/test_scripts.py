@@ -1,0 +1,204 @@
+"""The scripts a user runs: preparation of KTH, sample data, pictures, and what the repository promises of itself."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.make_sample_data import UsageError, make_tree
+from src.data_provider.kth_action import CLIP_STRIDE, KTHAction
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(name, *arguments):
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def write_video(path, frames=30, size=(48, 36)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, size)
+    for number in range(frames):
+        writer.write(np.full([size[1], size[0], 3], 5 * number, np.uint8))
+    writer.release()
+
+
+# ---- sample data
+
+
+def test_sample_data_are_a_kth_tree_of_all_six_actions(tmp_path):
+    summary = make_tree(tmp_path, ["01", "17"], frames=12, size=(48, 36))
+    assert summary == (12, 144, 0)
+    for mode, person in (("train", "01"), ("test", "17")):
+        dataset = KTHAction(tmp_path, mode, 12, 32)
+        assert {(c.category, c.clip) for c in dataset.clips} == {
+            (action, f"person{person}_{action}_d1_uncomp") for action in CLIP_STRIDE
+        }
+    picture = Image.open(tmp_path / "walking" / "person01_walking_d1_uncomp" / "image_0001.jpg")
+    assert picture.mode == "L" and picture.size == (48, 36)
+
+
+def test_sample_data_depend_on_their_flags_alone(tmp_path):
+    make_tree(tmp_path / "a", ["01", "02"], ["running"], frames=4, size=(48, 36), seed=5)
+    make_tree(tmp_path / "b", ["02"], ["running", "boxing"], frames=6, size=(48, 36), seed=5)
+    make_tree(tmp_path / "c", ["02"], ["running"], frames=4, size=(48, 36), seed=6)
+    frame = Path("running") / "person02_running_d1_uncomp" / "image_0004.jpg"
+    content = [(tmp_path / tree / frame).read_bytes() for tree in "abc"]
+    assert content[0] == content[1] != content[2]
+
+
+def test_dusk_is_dark_with_a_light_figure(tmp_path):
+    make_tree(tmp_path, ["01"], ["handwaving"], frames=1, size=(160, 120), dusk=True)
+    picture = cv2.imread(str(next(tmp_path.rglob("*.jpg"))), cv2.IMREAD_GRAYSCALE)
+    assert np.median(picture) < 40 and np.percentile(picture, 98) > 110
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"persons": ["26"]}, {"persons": ["01", "1"]}, {"actions": ["sitting"]}, {"frames": 0}, {"size": (0, 9)},
+     {"scenarios": 5}, {"seed": -1}],
+)  # fmt: skip
+def test_sample_data_refuse_settings_that_kth_does_not_have(tmp_path, settings):
+    with pytest.raises(UsageError):
+        make_tree(tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "160"], ["--frames", "x"], ["--persons", "ab"], ["--out", "/dev/null/x"], ["--what"]]
+)
+def test_make_sample_data_answers_a_mistake_in_one_line(tmp_path, arguments):
+    result = script("make_sample_data.py", "--out", tmp_path / "out", *arguments)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and arguments[0] in result.stderr
+
+
+# ---- prepare_kth
+
+
+def test_videos_become_frames_with_the_video_s_numbers_and_gaps(tmp_path):
+    write_video(tmp_path / "videos" / "boxing" / "person01_boxing_d1_uncomp.avi", frames=30)
+    write_video(tmp_path / "videos" / "person17_boxing_d2_uncomp.avi", frames=30)
+    (tmp_path / "list.txt").write_text(
+        "A line of prose\n\nperson01_boxing_d1\t\tframes\t1-10, 15-28\nperson17_boxing_d2 frames 3-9\n"
+    )
+    result = script("prepare_kth.py", "--videos", tmp_path / "videos", "--out", tmp_path / "kth",
+                    "--sequences", tmp_path / "list.txt")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 videos made 31 frames" in result.stdout
+    dataset = KTHAction(tmp_path / "kth", "train", 7, 36)
+    assert [clip.first_frame for clip in dataset.clips] == ["image_0022.jpg", "image_0015.jpg", "image_0004.jpg"]
+    np.testing.assert_allclose(dataset[0][:, 18, 18, 0] * 255, 5 * np.arange(21, 28), atol=3)
+
+    again = script("prepare_kth.py", "--videos", tmp_path / "videos", "--out", tmp_path / "kth")
+    assert again.returncode == 0 and "2 kept as they were" in again.stdout
+
+
+def test_a_damaged_video_is_named_and_the_others_are_made(tmp_path):
+    write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=5)
+    (tmp_path / "person02_boxing_d1_uncomp.avi").write_bytes(b"RIFF no video")
+    result = script("prepare_kth.py", "--videos", tmp_path, "--out", tmp_path / "kth")
+    assert result.returncode == 1 and "1 videos made 5 frames" in result.stdout
+    assert "person02_boxing_d1_uncomp.avi: only 0 frames can be read" in result.stderr
+    assert [path.name for path in (tmp_path / "kth" / "boxing").iterdir()] == ["person01_boxing_d1_uncomp"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--videos", "/nowhere", "--out", "x"], "--videos /nowhere"),
+        (["--videos", "EMPTY", "--out", "x"], "no video named personNN_<action>_dD_uncomp.avi"),
+        (["--videos", "EMPTY", "--out", "x", "--sequences", "/nowhere"], "--sequences /nowhere"),
+        (["--videos", "EMPTY", "--out", "x", "--quality", "0"], "--quality 0"),
+        (["--videos", "EMPTY"], "--out"),
+    ],
+)
+def test_prepare_kth_answers_a_mistake_in_one_line(tmp_path, arguments, part):
+    result = script("prepare_kth.py", *[str(tmp_path) if word == "EMPTY" else word for word in arguments])
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and part in result.stderr
+
+
+def test_real_kth_video_gives_the_frames_of_its_ranges(extra_data, tmp_path):
+    real = extra_data / "kth_real"
+    result = script("prepare_kth.py", "--videos", real, "--out", tmp_path, "--sequences", real / "00sequences.txt")
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.name for path in (tmp_path / "boxing" / "person01_boxing_d2_uncomp").iterdir())
+    ranges = ((1, 106), (107, 195), (196, 265), (305, 390))
+    assert names == [f"image_{n:04d}.jpg" for first, last in ranges for n in range(first, last + 1)]
+
+
+# ---- drawings
+
+
+def test_a_forecast_is_drawn_from_the_pictures_of_a_test(tmp_path):
+    for number in range(1, 5):
+        cv2.imwrite(str(tmp_path / f"gt{number:02d}.png"), np.full([16, 16], 200, np.uint8))
+    cv2.imwrite(str(tmp_path / "pd04.png"), np.full([16, 16], 60, np.uint8))
+    result = script("draw_forecast.py", tmp_path, "--out", tmp_path / "sheet.png", "--zoom", "4")
+    assert result.returncode == 0, result.stderr
+    sheet = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_GRAYSCALE)
+    assert sheet.shape[1] == 4 * 68 - 4 and (sheet[22 + 64 + 4 :, -64:] == 60)[:64].all()
+
+    result = script("draw_forecast.py", tmp_path / "nowhere", "--out", tmp_path / "sheet.png")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+def test_the_picture_of_the_network_is_drawn_by_its_script(tmp_path):
+    result = script("draw_framework.py", "--out", tmp_path / "framework.png")
+    assert result.returncode == 0, result.stderr
+    kept = ROOT / "images" / "e3d_lstm_framework.png"
+    with Image.open(tmp_path / "framework.png") as new, Image.open(kept) as old:
+        assert new.size == old.size
+
+
+# ---- the repository
+
+
+def tracked_files():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def test_no_large_file_and_no_machine_made_one_is_kept():
+    for path in tracked_files():
+        if path.exists() and "golden" not in path.parts:
+            assert path.stat().st_size <= 500_000, path
+            assert path.suffix not in (".safetensors", ".pyc", ".log"), path
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
+def test_files_that_the_readme_names_exist(readme):
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    names = set(re.findall(r"(?:scripts|images|src|tests)/[\w/]+\.\w+", text))
+    names |= set(re.findall(r"requirements[\w-]*\.txt", text))
+    assert len(names) > 10
+    for name in names:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
+def test_no_figure_is_missing_in_the_readme(readme):
+    assert "@@" not in (ROOT / readme).read_text(encoding="utf-8")
+
+
+def test_both_readmes_have_the_same_commands_tables_and_pictures():
+    def skeleton(name):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        blocks = [re.sub(r"#.*|  .*", "", block) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+        return {
+            "commands": [" ".join(block.split()) for block in blocks],
+            "pictures": re.findall(r"!\[.*?\]\((.*?)\)", text),
+            "numbers": sorted(re.findall(r"\d+\.\d+", text)),
+            "headings": re.findall(r"^(#+) ", text, re.MULTILINE),
+        }
+
+    english, chinese = skeleton("README.md"), skeleton("README_cn.md")
+    for part in english:
+        assert english[part] == chinese[part], part
