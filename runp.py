@@ -4,17 +4,20 @@
     python runp.py --is_training False --valid_data_paths data/kth --pretrained_model checkpoints/kth/500
     python runp.py --help
 
-Exit status: 0 done, 2 a flag or a file is wrong (one line says which), 130 stopped by Ctrl-C.
+Exit status: 0 done, 2 a flag or a file is wrong (one line says which), 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from src.config import Config
 from src.errors import UserError
 from src.utils.process_env import set_gpu_allocator
+from src.utils.signals import SIGNALS, Stopped, raise_stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,15 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_gpu_allocator(config.allow_gpu_growth)
         from src import trainer  # loads paddle, which takes seconds: after the flags are known to be right
 
+        for number in SIGNALS:
+            signal.signal(number, raise_stopped)
         trainer.train(config) if config.is_training else trainer.test(config)
         return 0
     except UserError as error:
-        print(f"runp.py: {error}", file=sys.stderr)
-        return 2
+        return _leave(str(error), 2)
+    except Stopped as stop:
+        return _leave(str(stop), stop.status)
     except KeyboardInterrupt:
-        print("runp.py: stopped; checkpoints written before stay", file=sys.stderr)
-        return 130
+        return _leave("stopped by SIGINT", 130)
+
+
+def _leave(message: str, status: int) -> int:
+    print(f"runp.py: {' '.join(message.split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # A path may hold letters that the terminal's encoding lacks: no reason to end a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    status = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # piped to head, say: Python would complain when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

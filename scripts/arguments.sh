@@ -7,8 +7,10 @@ take_paths() {
   while [ "$1" != -- ]; do names+=("$1"); shift; done
   shift
   for name in "${names[@]}"; do
-    case "${1:---}" in
+    if [ $# = 0 ]; then break; fi
+    case "$1" in
       --*) break ;;
+      "") shift ;;  # an empty argument: the default
       *) printf -v "$name" %s "$1"; shift ;;
     esac
   done

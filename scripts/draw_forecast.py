@@ -18,6 +18,7 @@ import numpy as np
 
 PICTURE_NAME = re.compile(r"(gt|pd)(\d+)\.png")
 GAP, LABELS, WHITE, BLACK = 4, 22, 255, 0  # pixels, pixels, grey levels
+LARGEST_ZOOM = 32
 MARK = 3  # width of the line where the forecast begins
 
 
@@ -64,16 +65,23 @@ def draw_sequence(folder: Path, zoom: int, every: int) -> np.ndarray:
     return sheet
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """argparse prints its whole usage before an error; a user wants the one line."""
+
+    def error(self, message: str) -> None:
+        raise UsageError(f"{message}; see --help")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="<gen_frm_dir>/<test>/<batch>")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
     parser.add_argument("--zoom", type=int, default=1, help="enlarge each pixel (default: 1)")
     parser.add_argument("--every", type=int, default=1, help="show every Nth frame (default: 1)")
-    arguments = parser.parse_args()
     try:
-        if arguments.zoom < 1 or arguments.every < 1:
-            raise UsageError("--zoom and --every: expected 1 or more")
+        arguments = parser.parse_args()
+        if not 1 <= arguments.zoom <= LARGEST_ZOOM or arguments.every < 1:
+            raise UsageError(f"--zoom and --every: expected 1 or more, --zoom at most {LARGEST_ZOOM}")
         sheets = [draw_sequence(folder, arguments.zoom, arguments.every) for folder in arguments.folders]
         width = max(sheet.shape[1] for sheet in sheets)
         padded = [np.pad(s, [(0, 3 * GAP), (0, width - s.shape[1])], constant_values=WHITE) for s in sheets]

@@ -152,6 +152,9 @@ def main() -> int:
         where = error.filename or arguments.out
         print(f"prepare_kth.py: {where}: {error.strerror}; give another --out", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("prepare_kth.py: stopped; finished videos stay, run again for the rest", file=sys.stderr)
+        return 130
     for problem in problems:
         print(f"prepare_kth.py: {problem}", file=sys.stderr)
     return 1 if problems else 0

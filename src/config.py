@@ -128,12 +128,14 @@ class Config:
     )
 
     img_channel: int = _flag(1, parse_int, "channels of a frame; the data sets here are grey: 1", minimum=1)
-    img_width: int = _flag(128, parse_int, "frames are resized to this width and height, in pixels", minimum=1)
+    img_width: int = _flag(
+        128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096
+    )
     patch_size: int = _flag(
         8, parse_int, "side of the square of pixels that becomes one position; divides img_width", minimum=1
     )
     input_length: int = _flag(10, parse_int, "frames given", minimum=1)
-    total_length: int = _flag(30, parse_int, "frames given + predicted", minimum=2)
+    total_length: int = _flag(30, parse_int, "frames given + predicted", minimum=2, maximum=10000)
     filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
     num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
     layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates")
@@ -149,7 +151,7 @@ class Config:
     )
     lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0)
     weight_decay: float = _flag(5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0)
-    batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1)
+    batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1, maximum=65536)
     max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1)
     display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
     test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
@@ -159,8 +161,12 @@ class Config:
     allow_gpu_growth: bool = _flag(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
     )
-    num_workers: int = _flag(2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0)
-    seed: int = _flag(0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0)
+    num_workers: int = _flag(
+        2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0, maximum=256
+    )
+    seed: int = _flag(
+        0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0, maximum=2**32 - 1
+    )
 
     def __post_init__(self) -> None:
         for flag in fields(self):
@@ -221,7 +227,7 @@ class Config:
 
     def _check_data_paths(self, flag: str) -> None:
         value = getattr(self, flag)
-        if not value:
+        if not split_paths(value):
             raise UserError(
                 f"--{flag} is empty; give the data set, for KTH the folder that holds boxing, handclapping, ... "
                 "(scripts/make_sample_data.py makes a small one)"

@@ -20,16 +20,26 @@ from src.config import Config
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import checkpoints, load_weights, save_checkpoint
+from src.utils.checkpoint import checkpoints, load_weights, record_best, save_checkpoint
 from src.utils.preprocess import reshape_patch, reshape_patch_back
-from src.utils.results import BASELINE, Figures, table, write_metrics, write_pictures
+from src.utils.results import BASELINE, Figures, remove_pictures, table, write_metrics, write_pictures
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
+from src.utils.signals import Stopped, StopRequest
 
 LOSS_SCALE = 128  # the scale that the learning rates of the README were tuned with
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 LOG_FILE = "train.log"
 
 logger = logging.getLogger("e3d_lstm")
+
+
+class Diverged(UserError):
+    """Loss or weights are not finite."""
+
+    def __init__(self, config: Config, what: str) -> None:
+        good = checkpoints(config.save_dir)
+        start = f"start from {_path(config, good[-1])}" if good else "start again"
+        super().__init__(f"--lr {config.lr:g}: {what}; lower the rate and {start}")
 
 
 def train(config: Config) -> None:
@@ -58,27 +68,33 @@ def train(config: Config) -> None:
     progress = _Progress(config)
     batches = train_batches(config, train_set)
     best: dict[str, float] | None = None
-    saved = 0
+    finished = saved = 0
     try:
-        for iteration in range(1, config.max_iterations + 1):
-            started = time.perf_counter()
-            try:
+        with StopRequest() as stop:
+            for iteration in range(1, config.max_iterations + 1):
+                started = time.perf_counter()
                 frames = next(batches)
-            except UserError:  # a broken file in the middle of a run: keep what has been learnt
-                if iteration - 1 > saved:
-                    _snapshot(config, iteration - 1, model, optimizer, best)
-                raise
-            read = time.perf_counter()
-            loss = train_on_batch(config, iteration, model, optimizer, frames)
-            finished = time.perf_counter()
-            progress.step(iteration, loss, optimizer.get_lr(), finished - started, read - started)
+                read = time.perf_counter()
+                loss = train_on_batch(config, iteration, model, optimizer, frames)
+                finished = iteration
+                ended = time.perf_counter()
+                progress.step(iteration, loss, optimizer.get_lr(), ended - started, read - started)
 
-            if iteration % config.snapshot_interval == 0 or iteration == config.max_iterations:
-                _snapshot(config, iteration, model, optimizer, best)
-                saved = iteration
-            if iteration % config.test_interval == 0:
-                metrics = evaluate(config, model, test_set, str(iteration), iteration)
-                best = _better(best, {"iteration": iteration, **_means(metrics["model"])})
+                if iteration % config.snapshot_interval == 0 or iteration == config.max_iterations:
+                    _snapshot(config, iteration, model, optimizer, best)
+                    saved = iteration
+                stop.check()
+                if iteration % config.test_interval == 0:
+                    metrics = evaluate(config, model, test_set, str(iteration), iteration)
+                    best = _better(best, {"iteration": iteration, **_means(metrics["model"])})
+                    if saved == iteration:
+                        record_best(_path(config, saved), best)
+    except Diverged:  # nothing since the last checkpoint is worth keeping
+        raise
+    except (UserError, Stopped):  # a broken file, a full disk, a signal: keep what has been learnt
+        if finished > saved:
+            _snapshot(config, finished, model, optimizer, best)
+        raise
     finally:
         progress.close()
     logger.info("done: %d iterations; the last checkpoint is %s", config.max_iterations, _path(config, saved))
@@ -129,10 +145,7 @@ def train_on_batch(
         loss = prediction_loss(model(patches, flags), patches)
         losses.append(float(loss))
         if not math.isfinite(losses[-1]):
-            raise UserError(
-                f"--lr {config.lr:g}: the loss of iteration {iteration} is {losses[-1]}; "
-                f"lower the rate and start from the last good checkpoint in {config.save_dir}"
-            )
+            raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -167,11 +180,19 @@ def evaluate(
         what metrics.json holds.
     """
     directory = os.path.join(config.gen_frm_dir, name)
+    remove_pictures(directory)
     figures, baseline = Figures(), Figures()
     count = math.ceil(len(dataset) / config.batch_size)
     bar = tqdm(test_batches(config, dataset), total=count, desc="test", unit="batch", leave=False, disable=None)
     for number, batch in enumerate(bar, start=1):
         pred = predict(config, model, batch)
+        if not np.isfinite(pred).all():
+            raise UserError(
+                f"--pretrained_model {config.pretrained_model}: predictions of test batch {number} are not finite; "
+                "its training diverged: give an earlier checkpoint"
+                if not config.is_training
+                else f"--lr {config.lr:g}: predictions of test batch {number} are not finite; lower the rate"
+            )
         frames = batch.numpy()
         true = frames[:, config.input_length :]
         last_given = frames[:, config.input_length - 1 : config.input_length]
@@ -246,11 +267,14 @@ def parameter_count(model: nn.Layer) -> int:
 
 
 def _refuse_to_overwrite(config: Config) -> None:
-    present = checkpoints(config.save_dir)
+    # Any folder with a number for its name: the checkpoints of other programs look the same.
+    present = sorted((int(name) for name in os.listdir(config.save_dir) if name.isdecimal()), reverse=True)
     if present:
+        whole = checkpoints(config.save_dir)
+        advice = f" (and --pretrained_model {_path(config, whole[-1])} to start from its weights)" if whole else ""
         raise UserError(
-            f"--save_dir {config.save_dir}: already holds checkpoints of a run (the newest: {present[-1]}); give "
-            f"another --save_dir (and --pretrained_model {_path(config, present[-1])} to start from its weights)"
+            f"--save_dir {config.save_dir}: already holds checkpoints of a run (the newest: {present[0]}); "
+            f"give another --save_dir{advice}"
         )
 
 
@@ -260,10 +284,7 @@ def _snapshot(
     # The loss of an iteration is that of the weights before its step, so a step that ruins them shows here first.
     ruined = [name for name, parameter in model.named_parameters() if not bool(paddle.isfinite(parameter).all())]
     if ruined:
-        raise UserError(
-            f"--lr {config.lr:g}: after iteration {iteration} {ruined[0]} is not finite; lower the rate and start from "
-            f"the last good checkpoint in {config.save_dir}"
-        )
+        raise Diverged(config, f"after iteration {iteration} {ruined[0]} is not finite")
     logger.info("checkpoint: %s", save_checkpoint(config, iteration, model, optimizer, best))
 
 
@@ -314,10 +335,13 @@ class _Terminal(logging.Handler):
     """Standard output that a bar does not tear apart; lines that the bar shows are left out where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not sys.stderr.isatty():
-            print(self.format(record), flush=True)
-        elif not getattr(record, "on_bar", False):
-            tqdm.write(self.format(record))
+        try:
+            if not sys.stderr.isatty():
+                print(self.format(record), flush=True)
+            elif not getattr(record, "on_bar", False):
+                tqdm.write(self.format(record))
+        except BrokenPipeError:  # piped to head, say: no reason to end a training; the log file has every line
+            pass
 
 
 def _log_to(save_dir: str | None) -> None:
@@ -328,6 +352,10 @@ def _log_to(save_dir: str | None) -> None:
         handler.close()
     logger.addHandler(_Terminal(logging.INFO))
     if save_dir is not None:
-        log_file = logging.FileHandler(os.path.join(save_dir, LOG_FILE), encoding="utf-8")
+        path = os.path.join(save_dir, LOG_FILE)
+        try:
+            log_file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise UserError(f"--save_dir {save_dir}: {path} cannot be written ({error.strerror})") from None
         log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(log_file)

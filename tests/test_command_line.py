@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import runp
 from scripts.make_sample_data import make_tree
+from src.config import Config
 from src.utils.checkpoint import checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -188,6 +190,68 @@ def test_what_is_wrong_with_a_test_run_is_one_line_and_status_2(
     assert captured.err.count("\n") == 1 and all(part in captured.err for part in parts), captured.err
 
 
-def test_an_unwritable_save_dir_is_one_line_and_status_2(kth_sample, capfd):
-    assert runp.main(arguments_of(TRAIN_COMMAND, kth_sample, "", save_dir="/dev/null/x")) == 2
-    assert capfd.readouterr().err.count("\n") == 1
+def test_an_unwritable_save_dir_is_one_line_and_status_2(kth_sample, tmp_path, capfd):
+    (tmp_path / "ck" / "train.log").mkdir(parents=True)
+    for save_dir in ("/dev/null/x", tmp_path / "ck"):
+        arguments = arguments_of(TRAIN_COMMAND, kth_sample, "", save_dir=save_dir, gen_frm_dir=tmp_path / "results")
+        assert runp.main(arguments) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and f"--save_dir {save_dir}" in error and "cannot be written" in error
+
+
+def long_run(kth_sample, folder, **changes):
+    """A started training that would take hours, once its third iteration is logged."""
+    settings = {"max_iterations": 100000, "snapshot_interval": 100000, "save_dir": folder / "ck", **changes}
+    arguments = arguments_of(TRAIN_COMMAND, kth_sample, "", **settings)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "runp.py"), *arguments], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "iteration 3/" in line:
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, tmp_path, number, status, num_workers):
+    process = long_run(kth_sample, tmp_path, num_workers=num_workers)
+    # Ctrl-C reaches every process of the terminal, kill the main one alone.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == status and error == f"runp.py: stopped by {number.name}\n", error
+    (iteration,) = checkpoints(str(tmp_path / "ck"))
+    log = (tmp_path / "ck" / "train.log").read_text()
+    assert f"iteration {iteration}/100000" in log and f"iteration {iteration + 1}/100000" not in log
+
+
+def test_a_closed_pipe_does_not_end_a_training(kth_sample, tmp_path):
+    process = long_run(kth_sample, tmp_path, max_iterations=12)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+    assert checkpoints(str(tmp_path / "ck")) == [12]
+
+
+@pytest.mark.parametrize("script", ["paddle_e3d_lstm_kth_train.sh", "paddle_e3d_lstm_kth_test.sh"])
+def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, script):
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+
+    def flags(*arguments, **environment):
+        result = subprocess.run(
+            ["bash", ROOT / "scripts" / script, *arguments], env={**os.environ, "PYTHON": str(stub), **environment},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        config = Config.from_command_line(result.stdout.split("\n")[1:-1])
+        return config.valid_data_paths, config.save_dir, config.pretrained_model, config.batch_size, config.num_hidden
+
+    training = script.endswith("train.sh")
+    studio = "/home/aistudio/work/checkpoints/_kth_e3d_lstm"
+    default = (studio, "") if training else ("checkpoints", f"{studio}/50500")
+    assert flags() == flags("", "") == ("/home/aistudio/data/kth", *default, 4, "64,64,64,64")
+    given = ("second", "third") if training else ("checkpoints", "second")
+    assert flags("my data", "second", "third", "--batch_size", "2") == ("my data", *given, 2, "64,64,64,64")
+    assert flags("--batch_size", "2", DATA="my data") == ("my data", *default, 2, "64,64,64,64")

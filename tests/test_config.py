@@ -91,6 +91,11 @@ BAD_VALUES = [
     ({"num_save_samples": -1}, "--num_save_samples -1: expected 0 or more"),
     ({"num_workers": -1}, "--num_workers -1: expected 0 or more"),
     ({"seed": -1}, "--seed -1: expected 0 or more"),
+    ({"seed": 2**32}, "--seed 4294967296: expected 4294967295 or less"),
+    ({"img_width": 10**11}, "--img_width 100000000000: expected 4096 or less"),
+    ({"total_length": 10**9}, "--total_length 1000000000: expected 10000 or less"),
+    ({"batch_size": 10**9}, "--batch_size 1000000000: expected 65536 or less"),
+    ({"num_workers": 1000}, "--num_workers 1000: expected 256 or less"),
     ({"device": "tpu"}, "--device tpu: expected auto, cpu, gpu or gpu:N"),
     ({"dataset_name": "kth"}, "--dataset_name kth: there is no such dataset_name; known: action, mnist"),
     ({"model_name": "lstm"}, "--model_name lstm: there is no such model_name; known: e3d_lstm"),
@@ -149,6 +154,7 @@ def test_a_run_with_all_it_needs_passes_and_makes_its_folders(tmp_path):
     [
         ({"train_data_paths": ""}, "--train_data_paths is empty; give the data set"),
         ({"valid_data_paths": ""}, "--valid_data_paths is empty; give the data set"),
+        ({"valid_data_paths": " , "}, "--valid_data_paths is empty; give the data set"),
         ({"train_data_paths": "/nonexistent"}, "--train_data_paths /nonexistent: there is no such file or folder"),
         ({"valid_data_paths": "/nonexistent"}, "--valid_data_paths /nonexistent: there is no such file or folder"),
         ({"is_training": False}, "--pretrained_model is empty; testing needs a checkpoint's directory"),
@@ -185,13 +191,19 @@ def test_help_explains_every_flag_with_its_default():
 
 
 def test_help_and_a_wrong_flag_do_not_load_paddle():
-    code = "import sys, runp; status = runp.main(['--zzz']); sys.exit(status + 10 * ('paddle' in sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    code = (
+        "import sys, runp\n"
+        "try: status = runp.main(sys.argv[1:])\n"
+        "except SystemExit as end: status = end.code\n"
+        "sys.exit((status or 0) + 10 * ('paddle' in sys.modules))"
+    )
+    for flag, status, lines in (("--zzz", 2, 1), ("--help", 0, 0)):
+        result = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == status and len(result.stderr.splitlines()) == lines
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
 def test_the_flag_table_of_the_readme_is_the_one_of_config(readme):
-    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \|", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ?`?([^|`]*)`? ?\|", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
     expected = [(flag.name, "" if flag.default == "" else str(flag.default)) for flag in dataclasses.fields(Config)]
     assert [(name, default.strip()) for name, default in rows] == expected

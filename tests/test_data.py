@@ -1,14 +1,18 @@
 """The KTH tree, its pictures and Moving MNIST files as users have them, good and bad."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
+from src.config import Config
+from src.data_provider.datasets_factory import test_batches
 from src.data_provider.kth_action import CLIP_STRIDE, KTHAction, clip_starts, longest_run, read_grey
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
@@ -141,6 +145,26 @@ def test_frames_of_different_sizes_in_a_clip_are_refused_by_name(tmp_path):
         KTHAction(tmp_path, "train", 4, 16)[0]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_goes_wrong_in_a_worker_reaches_the_main_process(tmp_path, num_workers):
+    class Broken(paddle.io.Dataset):
+        def __init__(self, error):
+            self.error = error
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            raise self.error
+
+    config = Config(num_workers=num_workers)
+    name = os.fsdecode(b"image_\xff1.jpg")  # a file name that is no UTF-8
+    with pytest.raises(UserError, match=r"image_.*1.jpg: broken"):
+        next(test_batches(config, Broken(UserError(f"{name}: broken"))))
+    with pytest.raises(RuntimeError, match="KeyError: 'a fault of ours'"):
+        next(test_batches(config, Broken(KeyError("a fault of ours"))))
+
+
 # ---- trees that are none
 
 
@@ -194,12 +218,15 @@ def test_a_big_tree_is_listed_in_little_memory(tmp_path):
 # ---- Moving MNIST
 
 
-def test_moving_mnist_agrees_with_the_official_indices_for_every_batch_size():
-    golden = load_golden("mnist_golden.npz")
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_moving_mnist_takes_the_official_clips_for_every_batch_size_and_the_last_ones_too(size):
+    config = Config(img_width=8, patch_size=4, input_length=3, total_length=6, batch_size=size, num_workers=0)
     dataset = MovingMNIST([str(GOLDEN / "mnist_tiny.npz")], 6, 8)
-    assert len(dataset) == 7
-    for size in (1, 2, 3):
-        assert golden[f"indices_b{size}"].ravel().tolist() == list(range(golden[f"indices_b{size}"].size))
+    served = [batch.numpy() for batch in test_batches(config, dataset)]
+    official = load_golden("mnist_golden.npz")[f"indices_b{size}"]
+    for batch, indices in zip(served, official):
+        np.testing.assert_array_equal(batch, np.stack([dataset[int(index)] for index in indices]))
+    assert sum(len(batch) for batch in served) == len(dataset) == 7
 
 
 def test_several_files_follow_one_another(tmp_path):
@@ -229,6 +256,8 @@ def test_an_output_part_of_its_own_is_used(tmp_path):
         ({"clips": np.zeros([2, 1, 2], int)}, 6, 8, "has no array input_raw_data"),
         ({"clips": np.zeros([2, 2], int), "input_raw_data": np.zeros([4, 1, 8, 8])}, 6, 8, r"expected \[2, N, 2\]"),
         ({"clips": np.full([2, 1, 2], 9), "input_raw_data": np.zeros([4, 1, 8, 8])}, 6, 8, "name frames that the file"),
+        ({"clips": np.zeros([2, 1, 2]), "input_raw_data": np.zeros([4, 1, 8, 8])}, 6, 8, "expected whole numbers"),
+        ({"clips": np.zeros([2, 1, 2], int), "input_raw_data": np.full([4, 1, 8, 8], "x")}, 6, 8, "float or uint8"),
         ({"clips": np.zeros([2, 0, 2], int), "input_raw_data": np.zeros([4, 1, 8, 8])}, 6, 8, "holds no clip"),
         ("tiny", 7, 8, "holds clips of 6 frames, --total_length is 7"),
         ("tiny", 6, 16, "holds frames of 8 x 8 pixels, --img_width is 16"),

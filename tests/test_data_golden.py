@@ -20,7 +20,7 @@ from tests.conftest import GOLDEN, load_golden
 def kth_tree(extra_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kth")
     with tarfile.open(extra_data / "golden" / "kth_tree.tar") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / "kth_tree"
 
 

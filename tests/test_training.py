@@ -20,6 +20,7 @@ from src.utils.checkpoint import checkpoints, load_weights, save_checkpoint
 from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.results import Figures, table, write_pictures
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
+from tests.conftest import load_golden
 
 
 @pytest.fixture(scope="session")
@@ -203,9 +204,11 @@ def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kt
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=50, snapshot_interval=1, lr=1e30)
-    with pytest.raises(UserError, match=r"--lr 1e\+30: .*iteration \d+.*lower the rate"):
+    """The rate is so high that the weights grow at every step; the first ones are still finite."""
+    config = settings_for(kth_sample, tmp_path, max_iterations=200, snapshot_interval=1, lr=1e8, weight_decay=1.0)
+    with pytest.raises(UserError, match=r"--lr 1e\+08: .*iteration \d+.*lower the rate and start from .*ck/\d+"):
         trainer.train(config)
+    assert checkpoints(config.save_dir)
     for iteration in checkpoints(config.save_dir):
         model = build_model(config)
         load_weights(model, str(tmp_path / "ck" / str(iteration)), config)
@@ -224,6 +227,28 @@ def test_a_picture_that_breaks_during_a_run_ends_it_with_a_checkpoint_and_its_na
         trainer.train(config)
     (iteration,) = checkpoints(config.save_dir)
     assert f"iteration {iteration}/30" in (tmp_path / "ck" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_picture_in_the_test_set_loses_no_iteration(kth_sample, tmp_path, num_workers):
+    test_root = tmp_path / "data"
+    make_tree(test_root, ["17"], ["boxing"], frames=6, size=(32, 32), seed=0, scenarios=1)
+    next(test_root.rglob("image_0002.jpg")).write_bytes(b"broken")
+    config = settings_for(kth_sample, tmp_path, valid_data_paths=test_root, max_iterations=9, test_interval=4,
+                          num_workers=num_workers)  # fmt: skip
+    with pytest.raises(UserError, match="image_0002.jpg: not a picture"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [4]
+
+
+def test_the_best_test_so_far_is_in_the_checkpoint_of_its_own_iteration(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=3, snapshot_interval=1, test_interval=1)
+    trainer.train(config)
+    tests = [json.loads((tmp_path / "results" / str(i) / "metrics.json").read_text())["model"] for i in (1, 2, 3)]
+    for iteration in (1, 2, 3):
+        state = json.loads((tmp_path / "ck" / str(iteration) / "state.json").read_text())
+        assert state["best"]["psnr"] == max(figures["psnr"] for figures in tests[:iteration])
+    assert sorted(os.listdir(tmp_path / "ck")) == ["1", "2", "3", "train.log"]
 
 
 # ---- testing
@@ -270,11 +295,43 @@ def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample
             np.testing.assert_array_equal(picture, to_uint8(true[step, :, :, 0]))
 
 
-def test_old_pictures_are_replaced_and_other_files_stay(tmp_path):
-    (tmp_path / "gt99.png").write_bytes(b"old")
-    (tmp_path / "notes.txt").write_text("mine")
-    write_pictures(str(tmp_path), np.zeros([3, 8, 8, 3]), np.zeros([1, 8, 8, 3]))
-    assert sorted(os.listdir(tmp_path)) == ["gt01.png", "gt02.png", "gt03.png", "notes.txt", "pd03.png"]
+def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample, tmp_path):
+    folder = tmp_path / "results" / "7"
+    for batch in ("1", "9", "mine"):
+        (folder / batch).mkdir(parents=True)
+        (folder / batch / "gt99.png").write_bytes(b"old")
+    (folder / "9" / "notes.txt").write_text("mine")
+    config = settings_for(kth_sample, tmp_path, batch_size=100)
+    trainer.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    assert sorted(os.listdir(folder / "9")) == ["notes.txt"] and os.listdir(folder / "mine") == ["gt99.png"]
+    assert "gt99.png" not in os.listdir(folder / "1") and "gt01.png" in os.listdir(folder / "1")
+
+
+def test_colour_pictures_keep_their_colours(tmp_path):
+    red = np.zeros([3, 8, 8, 3]) + [1.0, 0.0, 0.0]
+    write_pictures(str(tmp_path), red, red[:1])
+    assert sorted(os.listdir(tmp_path)) == ["gt01.png", "gt02.png", "gt03.png", "pd03.png"]
+    assert cv2.imread(str(tmp_path / "gt01.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads blue first
+
+
+def test_predictions_that_are_not_finite_end_a_test_and_give_no_figures(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, is_training=False, pretrained_model="broken")
+    model = build_model(config)
+    model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, math.nan))
+    with pytest.raises(UserError, match="--pretrained_model broken: predictions of test batch 1 are not finite"):
+        trainer.evaluate(config, model, build_dataset(config, "test"), "7", 7)
+    assert not (tmp_path / "results" / "7").exists()
+
+
+def test_figures_of_the_table_are_those_of_the_official_test_loop():
+    golden = load_golden("metrics.npz")
+    figures = Figures()
+    for frames, pred in zip(golden["trainer_test.ims"], golden["trainer_test.preds"]):
+        figures.add(pred, frames[:, 2:])
+    summary = figures.summary()
+    np.testing.assert_allclose(summary["mse_per_frame"], golden["trainer_test.mse_per_frame"], rtol=1e-5)
+    np.testing.assert_allclose(summary["psnr_per_frame"], golden["trainer_test.psnr_per_frame"], rtol=1e-5)
+    assert summary["psnr"] == pytest.approx(float(golden["trainer_test.psnr_mean"]), rel=1e-5)
 
 
 def test_a_perfect_forecast_has_no_psnr_to_average_and_is_counted():
@@ -337,13 +394,22 @@ def test_the_optimizer_s_state_is_saved_by_the_parameters_names(kth_sample, tmp_
     assert any("moment1" in name for name in names) and any("moment2" in name for name in names)
 
 
-def test_a_checkpoint_of_the_same_iteration_is_replaced_whole(saved):
+def test_what_stands_where_a_checkpoint_should_go_is_never_replaced(saved):
     config, model, path = saved
-    model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, 5.0))
-    save_checkpoint(config, 3, model, sgd(model))
-    twin = build_model(config)
-    load_weights(twin, path, config)
-    assert float(twin.decoder.bias[0]) == 5.0 and os.listdir(config.save_dir) == ["3"]
+    before = {name: open(os.path.join(path, name), "rb").read() for name in os.listdir(path)}
+    with pytest.raises(UserError, match="3 is there already; give another folder"):
+        save_checkpoint(config, 3, model, sgd(model))
+    assert {name: open(os.path.join(path, name), "rb").read() for name in os.listdir(path)} == before
+    assert os.listdir(config.save_dir) == ["3"]
+
+
+def test_a_folder_of_another_program_s_checkpoints_is_refused(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path)
+    (tmp_path / "ck" / "50500").mkdir()
+    (tmp_path / "ck" / "50500" / "model.pdparams").write_bytes(b"weights")
+    with pytest.raises(UserError, match="already holds checkpoints .*50500.; give another --save_dir$"):
+        trainer.train(config)
+    assert os.listdir(tmp_path / "ck" / "50500") == ["model.pdparams"]
 
 
 def test_pretrained_weights_are_the_start_and_the_iteration_is_1(saved, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import traceback
 from collections.abc import Iterator
 
 import cv2
@@ -82,10 +84,10 @@ class _ShuffledBatches:
 
 
 class _ErrorsAsData(paddle.io.Dataset):
-    """Returns a UserError instead of raising it.
+    """Returns an exception instead of raising it.
 
     An exception in a DataLoader's worker ends its reader thread, which prints tracebacks and leaves the main thread
-    with "blocking queue is killed". As data, the one line reaches the main thread from any number of workers.
+    with "blocking queue is killed", or waiting for good. As data it reaches the main thread from any number of workers.
     """
 
     def __init__(self, dataset: paddle.io.Dataset) -> None:
@@ -95,18 +97,36 @@ class _ErrorsAsData(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> np.ndarray | UserError:
+    def __getitem__(self, index: int) -> np.ndarray | Exception:
         try:
             return self.dataset[index]
-        except UserError as error:
+        except Exception as error:  # whatever it is, the main thread decides
             return error
 
 
-def _collate(clips: list[np.ndarray | UserError]) -> np.ndarray:
+def _collate(clips: list[np.ndarray | Exception]) -> np.ndarray:
+    """Clips as float32 ``[B, T, H, W, C]``; where one failed, its exception as bytes (uint8): kind, then message."""
     for clip in clips:
         if isinstance(clip, UserError):
-            return np.frombuffer(str(clip).encode(), dtype=np.uint8).copy()  # frames are float32: no mistaking it
+            return _to_bytes("U", str(clip))
+        if isinstance(clip, Exception):
+            return _to_bytes("E", "".join(traceback.format_exception(type(clip), clip, clip.__traceback__)))
     return np.stack(clips)
+
+
+def _to_bytes(kind: str, message: str) -> np.ndarray:
+    # File names may hold bytes that are no UTF-8; Python keeps them as surrogates.
+    return np.frombuffer((kind + message).encode("utf-8", "surrogateescape"), dtype=np.uint8).copy()
+
+
+def _raise_from_bytes(content: bytes) -> None:
+    message = content[1:].decode("utf-8", "backslashreplace")
+    raise UserError(message) if content[:1] == b"U" else RuntimeError(f"a clip could not be made:\n{message}")
+
+
+def _prepare_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
 
 
 def _load(config: Config, dataset: paddle.io.Dataset, batch_sampler: object) -> Iterator[paddle.Tensor]:
@@ -115,10 +135,9 @@ def _load(config: Config, dataset: paddle.io.Dataset, batch_sampler: object) -> 
         batch_sampler=batch_sampler,
         collate_fn=_collate,
         num_workers=min(config.num_workers, len(batch_sampler)),
-        # OpenCV's thread pool does not survive a fork, and one frame is too small to share.
-        worker_init_fn=lambda worker: cv2.setNumThreads(0),
+        worker_init_fn=_prepare_worker,
     )
     for batch in loader:
         if batch.dtype == paddle.uint8:
-            raise UserError(bytes(batch.numpy()).decode())
+            _raise_from_bytes(bytes(batch.numpy()))
         yield batch

@@ -124,6 +124,11 @@ def _read_npz(path: str) -> _NpzClips:
             f"{path}: clips {list(spans.shape)} and input_raw_data {list(given.shape)}, "
             "expected [2, N, 2] and [frames, 1, H, W]"
         )
+    if spans.dtype.kind not in "iu" or given.dtype.kind not in "fu" or following.dtype.kind not in "fu":
+        raise UserError(
+            f"{path}: clips of {spans.dtype} and frames of {given.dtype} and {following.dtype}, "
+            "expected whole numbers and float or uint8 frames"
+        )
     if following.shape[1:] != given.shape[1:]:
         raise UserError(f"{path}: frames of output_raw_data {following.shape} and input_raw_data {given.shape} differ")
     for part_spans, part in zip(spans, (given, following)):

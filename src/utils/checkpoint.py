@@ -60,10 +60,12 @@ def save_checkpoint(
         best: figures of the best test so far.
 
     Raises:
-        UserError: the disk is full or save_dir cannot be written; older checkpoints stay as they are.
+        UserError: the disk is full, save_dir cannot be written or the checkpoint is there already; what is there stays.
     """
     path = os.path.join(config.save_dir, str(iteration))
-    partial, old = f"{path}.partial", f"{path}.old"
+    partial = f"{path}.partial"
+    if os.path.lexists(path):
+        raise UserError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(partial)
@@ -80,17 +82,12 @@ def save_checkpoint(
             "versions": {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__},
             "sha256": {name: _sha256(os.path.join(partial, name)) for name in sorted(os.listdir(partial))},
         }
-        with open(os.path.join(partial, STATE_FILE), "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
+        _write_state(partial, state)
         for name in os.listdir(partial):
             _flush(os.path.join(partial, name))
         _flush(partial)
-        if os.path.exists(path):
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(path, old)
         os.rename(partial, path)
         _flush(config.save_dir)
-        shutil.rmtree(old, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -99,6 +96,20 @@ def save_checkpoint(
             "make room, or give another folder; older checkpoints are untouched"
         ) from None
     return path
+
+
+def record_best(directory: str, best: Mapping[str, float]) -> None:
+    """Write the best test so far into a checkpoint that was saved before its test; the file is old or new, never half.
+
+    Raises:
+        UserError: the checkpoint's state.json cannot be read or written.
+    """
+    state = _read_state(f"--save_dir {os.path.dirname(directory)}", directory)
+    state["best"] = best
+    try:
+        _write_state(directory, state)
+    except OSError as error:
+        raise UserError(f"--save_dir {directory}: {STATE_FILE} cannot be written ({error.strerror})") from None
 
 
 def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, Any]:
@@ -135,6 +146,15 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     return state
 
 
+def _write_state(directory: str, state: Mapping[str, Any]) -> None:
+    path = os.path.join(directory, STATE_FILE)
+    with open(f"{path}.partial", "w", encoding="utf-8") as file:
+        json.dump(state, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
 def _arrays(state_dict: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state_dict.items()}
 
@@ -161,8 +181,8 @@ def _optimizer_state(
 def _check_directory(flag: str, directory: str) -> None:
     if not os.path.isdir(directory):
         raise UserError(f"{flag}: there is no such directory; give a checkpoint's directory, as checkpoints/500")
-    if os.path.isfile(os.path.join(directory, MODEL_FILE)):
-        return
+    if os.path.exists(os.path.join(directory, MODEL_FILE)):
+        return  # whether it can be read shows when it is
     inside = checkpoints(directory)
     if inside:
         raise UserError(
@@ -181,6 +201,8 @@ def _read_state(flag: str, directory: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         if not isinstance(state, dict) or not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
+            raise ValueError("not a checkpoint's state")
+        if not isinstance(state.get("iteration", 0), int):
             raise ValueError("not a checkpoint's state")
         return state
     except (OSError, ValueError, RecursionError) as error:

@@ -45,7 +45,7 @@ class Figures:
         result: dict[str, Any] = {}
         for name in UNITS:
             values = np.concatenate(self.per_clip[name])  # (clips, steps)
-            finite = np.isfinite(values)
+            finite = values != np.inf
             if name == "psnr":
                 result["psnr_infinite_frames"] = int((~finite).sum())
             result[name] = _mean(values[finite])
@@ -85,26 +85,39 @@ def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
     try:
         os.makedirs(directory, exist_ok=True)
         with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            json.dump(metrics, file, indent=1)
+            json.dump(metrics, file, indent=1, allow_nan=False)
         os.replace(f"{path}.partial", path)
     except OSError as error:
         raise _unwritable(path, error) from None
     return path
 
 
+def remove_pictures(directory: str) -> None:
+    """Remove the pictures of an earlier test, <directory>/<batch>/gt*.png and pd*.png; other files stay."""
+    try:
+        for batch in os.listdir(directory) if os.path.isdir(directory) else []:
+            folder = os.path.join(directory, batch)
+            if not batch.isdecimal() or not os.path.isdir(folder):
+                continue
+            for name in os.listdir(folder):
+                if PICTURE_NAME.fullmatch(name):
+                    os.remove(os.path.join(folder, name))
+            if not os.listdir(folder):
+                os.rmdir(folder)
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+
+
 def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
     """Write gt01.png ... and pd<input_length+1>.png ... of one clip.
 
     Args:
-        directory: made if missing; pictures of an earlier test in it are replaced.
+        directory: made if missing.
         true: frames ``[T, H, W, C]`` in [0, 1].
         pred: the predicted ones, the last of them, ``[steps, H, W, C]``.
     """
     try:
         os.makedirs(directory, exist_ok=True)
-        for name in os.listdir(directory):
-            if PICTURE_NAME.fullmatch(name):
-                os.remove(os.path.join(directory, name))
     except OSError as error:
         raise _unwritable(directory, error) from None
     first_predicted = len(true) - len(pred) + 1
