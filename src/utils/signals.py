@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -39,6 +40,8 @@ class StopRequest:
         if self.number is not None:
             raise KeyboardInterrupt  # asked twice: at once, whatever is half done is lost
         self.number = number
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nfinishing the iteration, then stopping with a checkpoint; once more stops at once\n")
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
