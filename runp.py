@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from src.config import Config
 from src.errors import UserError
 from src.utils.process_env import set_gpu_allocator
-from src.utils.signals import SIGNALS, Stopped, raise_stopped
+from src.utils.signals import SIGNALS, Stopped, StopRequest, raise_stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = Config.from_command_line(arguments)
         config.check_run()
         set_gpu_allocator(config.allow_gpu_growth)
-        from src import trainer  # loads paddle, which takes seconds: after the flags are known to be right
+        # Loads paddle, which takes seconds: after the flags are known to be right. A signal waits until it is loaded.
+        with StopRequest() as stop:
+            from src import trainer
+        stop.check()
 
-        for number in SIGNALS:
-            signal.signal(number, raise_stopped)
-        trainer.train(config) if config.is_training else trainer.test(config)
+        before = {number: signal.signal(number, raise_stopped) for number in SIGNALS}
+        try:
+            trainer.train(config) if config.is_training else trainer.test(config)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return 0
     except UserError as error:
         return _leave(str(error), 2)

@@ -21,8 +21,8 @@ take_paths() {
 runtime_python() {
   if [ -n "${PYTHON:-}" ]; then
     echo "$PYTHON"
-  elif [ -x "$ROOT/.venv/bin/python" ]; then
-    echo "$ROOT/.venv/bin/python"
+  elif [ -x "${E3D_VENV:-$ROOT/.venv}/bin/python" ]; then
+    echo "${E3D_VENV:-$ROOT/.venv}/bin/python"
   else
     echo python
   fi

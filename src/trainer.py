@@ -85,7 +85,7 @@ def train(config: Config) -> None:
                     saved = iteration
                 stop.check()
                 if iteration % config.test_interval == 0:
-                    metrics = evaluate(config, model, test_set, str(iteration), iteration)
+                    metrics = evaluate(config, model, test_set, str(iteration), iteration, stop)
                     best = _better(best, {"iteration": iteration, **_means(metrics["model"])})
                     if saved == iteration:
                         record_best(_path(config, saved), best)
@@ -96,6 +96,7 @@ def train(config: Config) -> None:
             _snapshot(config, finished, model, optimizer, best)
         raise
     finally:
+        batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
         progress.close()
     logger.info("done: %d iterations; the last checkpoint is %s", config.max_iterations, _path(config, saved))
 
@@ -165,7 +166,12 @@ def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor) -> paddl
 
 
 def evaluate(
-    config: Config, model: nn.Layer, dataset: paddle.io.Dataset, name: str, iteration: int | None
+    config: Config,
+    model: nn.Layer,
+    dataset: paddle.io.Dataset,
+    name: str,
+    iteration: int | None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Predict every clip of the dataset once; print the table, write metrics.json and pictures.
 
@@ -175,6 +181,7 @@ def evaluate(
         dataset: clips to test on.
         name: folder under gen_frm_dir.
         iteration: iterations the weights were trained for, if known.
+        stop: asked between batches; a signal ends the test without figures.
 
     Returns:
         what metrics.json holds.
@@ -185,6 +192,8 @@ def evaluate(
     count = math.ceil(len(dataset) / config.batch_size)
     bar = tqdm(test_batches(config, dataset), total=count, desc="test", unit="batch", leave=False, disable=None)
     for number, batch in enumerate(bar, start=1):
+        if stop is not None:
+            stop.check()
         pred = predict(config, model, batch)
         if not np.isfinite(pred).all():
             raise UserError(
@@ -309,7 +318,7 @@ class _Progress:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.mean_seconds: float | None = None
-        self.bar = tqdm(total=config.max_iterations, desc="train", unit="it", dynamic_ncols=True, disable=None)
+        self.bar = tqdm(total=config.max_iterations, unit="it", dynamic_ncols=True, disable=None)
 
     def step(self, iteration: int, loss: float, lr: float, seconds: float, reading: float) -> None:
         memory = 0.0 if self.mean_seconds is None else SPEED_MEMORY
@@ -320,7 +329,8 @@ class _Progress:
         eta = sampling_eta(self.config, iteration)
         speed = self.config.batch_size * self.config.total_length / seconds
         left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
-        self.bar.set_postfix_str(f"loss {loss:.4f}, lr {lr:.3g}, eta {eta:.4f}, {speed:.1f} frames/s")
+        # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
+        self.bar.set_postfix_str(f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")
         logger.info(
             "iteration %d/%d, loss %.4f, lr %.3g, eta %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
             iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
@@ -336,7 +346,7 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if not sys.stderr.isatty():
+            if not (sys.stderr.isatty() and sys.stdout.isatty()):
                 print(self.format(record), flush=True)
             elif not getattr(record, "on_bar", False):
                 tqdm.write(self.format(record))

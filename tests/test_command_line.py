@@ -221,7 +221,7 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, t
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     output, error = process.communicate(timeout=60)
     assert process.returncode == status and error.endswith(f"runp.py: stopped by {number.name}\n"), error
-    assert error.count("\n") == 3 and "finishing the iteration" in error
+    assert error.count("\n") == 3 and "stopping at the next safe point" in error
     (iteration,) = checkpoints(str(tmp_path / "ck"))
     log = (tmp_path / "ck" / "train.log").read_text()
     assert f"iteration {iteration}/100000" in log and f"iteration {iteration + 1}/100000" not in log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import cv2
 import numpy as np
@@ -14,6 +14,8 @@ from src.config import Config, split_paths
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
+
+Batches = Generator[paddle.Tensor, None, None]  # its close() ends the processes that read
 
 
 def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
@@ -32,7 +34,7 @@ def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
         raise UserError(f"--{flag} {error}") from None
 
 
-def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Iterator[paddle.Tensor]:
+def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Batches:
     """Batches ``[B, T, H, W, C]`` for the iterations first_iteration .. max_iterations, in shuffled order.
 
     Raises:
@@ -41,7 +43,7 @@ def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: i
     return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration))
 
 
-def test_batches(config: Config, dataset: paddle.io.Dataset) -> Iterator[paddle.Tensor]:
+def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
     """Every clip exactly once, in order; the last batch may be smaller.
 
     Raises:
@@ -127,9 +129,10 @@ def _raise_from_bytes(content: bytes) -> None:
 def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    # SIGTERM stays with Paddle, whose own handler lets the main process end its workers without a complaint.
 
 
-def _load(config: Config, dataset: paddle.io.Dataset, batch_sampler: object) -> Iterator[paddle.Tensor]:
+def _load(config: Config, dataset: paddle.io.Dataset, batch_sampler: object) -> Batches:
     loader = paddle.io.DataLoader(
         _ErrorsAsData(dataset),
         batch_sampler=batch_sampler,

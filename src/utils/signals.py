@@ -41,7 +41,7 @@ class StopRequest:
             raise KeyboardInterrupt  # asked twice: at once, whatever is half done is lost
         self.number = number
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nfinishing the iteration, then stopping with a checkpoint; once more stops at once\n")
+        os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
