@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return 0
+    except ModuleNotFoundError as error:
+        return _leave(f"the package {error.name} is not installed for {sys.executable}; see Install in README.md", 2)
     except UserError as error:
         return _leave(str(error), 2)
     except Stopped as stop:

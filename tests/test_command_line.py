@@ -93,6 +93,13 @@ def test_a_wrong_path_is_one_line_and_status_2():
     assert result.stderr.count("\n") == 1 and "--train_data_paths /nonexistent" in result.stderr
 
 
+def test_a_missing_package_is_one_line_and_status_2(kth_sample, tmp_path):
+    (tmp_path / "paddle.py").write_text("raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')")
+    result = run(arguments_of(TRAIN_COMMAND, kth_sample, ""), tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "the package paddle is not installed for" in result.stderr
+
+
 def test_help_is_status_0():
     result = run(["--help"], ROOT)
     assert result.returncode == 0 and "--train_data_paths" in result.stdout and result.stderr == ""
