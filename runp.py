@@ -1,10 +1,12 @@
 """Train or test E3D-LSTM.
 
     python runp.py --train_data_paths data/kth --valid_data_paths data/kth --save_dir checkpoints/kth
+    python runp.py --train_data_paths data/kth --valid_data_paths data/kth --save_dir checkpoints/kth --resume
     python runp.py --is_training False --valid_data_paths data/kth --pretrained_model checkpoints/kth/500
     python runp.py --help
 
-Exit status: 0 done, 2 a flag or a file is wrong (one line says which), 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit status: 0 done, 2 a flag or a file is wrong (one line says which), 130 stopped by Ctrl-C, 143 by
+SIGTERM, 129 by a lost connection.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from src.config import Config
 from src.errors import UserError
 from src.utils.process_env import set_gpu_allocator
-from src.utils.signals import SIGNALS, Stopped, StopRequest, raise_stopped
+from src.utils.signals import Stopped, StopRequest, handle_signals, raise_stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from src import trainer
         stop.check()
 
-        before = {number: signal.signal(number, raise_stopped) for number in SIGNALS}
+        before = handle_signals(raise_stopped)
         try:
             trainer.train(config) if config.is_training else trainer.test(config)
         finally:
@@ -48,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(message: str, status: int) -> int:
-    print(f"runp.py: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        print(f"runp.py: {' '.join(message.split())}", file=sys.stderr)
+    except OSError:  # the terminal is gone
+        pass
     return status
 
 
@@ -58,6 +63,6 @@ if __name__ == "__main__":
     status = main()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # piped to head, say: Python would complain when it closes the stream
+    except OSError:  # piped to head, say: Python would complain when it closes the stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

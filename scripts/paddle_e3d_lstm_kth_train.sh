@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train on KTH at the full size: 128 pixels, 10 frames given, 20 predicted, 4 layers of 64.
+# Train on KTH at the full size: 128 pixels, 10 frames given, 20 predicted, 4 layers of 64; the whole schedule of the
+# learning rate. Stopped or killed, the same command goes on where it was.
 #
 #   bash scripts/paddle_e3d_lstm_kth_train.sh [DATA [SAVE_DIR [PRETRAINED_MODEL]]] [more flags of runp.py]
 #
@@ -31,11 +32,13 @@ exec "$(runtime_python)" "$ROOT/runp.py" \
   --reverse_input False \
   --sampling_stop_iter 50000 \
   --sampling_start_value 1.0 \
-  --lr 0.001 \
+  --lr_schedule kth \
   --batch_size 4 \
-  --max_iterations 400000 \
+  --max_iterations 415000 \
   --display_interval 1 \
   --test_interval 500 \
   --snapshot_interval 500 \
+  --test_max_clips 200 \
   --num_save_samples 10 \
+  --resume \
   "${MORE[@]}"

@@ -25,25 +25,19 @@ say "drawing sample data in KTH's layout: $DATA"
 "$PY" scripts/make_sample_data.py --out "$DATA" --dusk --size 64x64 --frames 60 --actions walking,jogging,running \
   --persons 01,02,03,04,05,06,07,08,17,18
 
-# Three stages of falling learning rate, each from the weights of the one before: the way a long training goes too.
-pretrained=""
-for stage in "1 3e-3 1700" "2 7e-4 800" "3 1.5e-4 500"; do
-  read -r number rate iterations <<< "$stage"
-  say "training, stage $number of 3: $iterations iterations at learning rate $rate"
-  "$PY" runp.py --train_data_paths "$DATA" --valid_data_paths "$DATA" "${NETWORK[@]}" \
-    --save_dir "quickstart/checkpoints/stage$number" --gen_frm_dir quickstart/results --pretrained_model "$pretrained" \
-    --seed "$number" --lr "$rate" --batch_size 1 --max_iterations "$iterations" --display_interval 100 \
-    --snapshot_interval "$iterations" --test_interval 1000000
-  pretrained="quickstart/checkpoints/stage$number/$iterations"
-done
+say "training: 3000 iterations, the learning rate falls twice"
+"$PY" runp.py --train_data_paths "$DATA" --valid_data_paths "$DATA" "${NETWORK[@]}" --save_dir quickstart/checkpoints \
+  --gen_frm_dir quickstart/results --seed 1 --lr_schedule 3e-3:1700,7e-4:800,1.5e-4:500 --batch_size 1 \
+  --max_iterations 3000 --display_interval 100 --snapshot_interval 1000 --test_interval 1000 --test_max_clips 20
 
 say "testing on persons the network has not seen"
 "$PY" runp.py --is_training False --valid_data_paths "$DATA" "${NETWORK[@]}" --batch_size 4 \
-  --pretrained_model "$pretrained" --gen_frm_dir quickstart/results
+  --pretrained_model quickstart/checkpoints/3000 --gen_frm_dir quickstart/results
 "$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --zoom 3 --out quickstart/results/forecast.png
 
 say "done"
 echo "the table above compares the network with repeating the last given frame (column 'repeat')"
 echo "forecasts to look at:  $ROOT/quickstart/results/forecast.png"
 echo "all pictures:          $ROOT/quickstart/results/test_result/1 ... 10"
-echo "checkpoint:            $ROOT/$pretrained"
+echo "curves:                $ROOT/quickstart/checkpoints/curves.png"
+echo "checkpoint:            $ROOT/quickstart/checkpoints/3000"

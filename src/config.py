@@ -22,6 +22,13 @@ from src.errors import UserError
 
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist")
+OPTIMIZERS = ("sgd", "adam")
+NEWEST = "newest"  # --resume without a directory
+# Learning rates by name: rate:iterations of each stage. The schedule this port was tuned with for KTH.
+LR_SCHEDULES = {
+    "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
+    "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
+}
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -74,6 +81,44 @@ def parse_sizes(value: Any) -> str:
     return ",".join(str(int(size)) for size in sizes)
 
 
+def parse_resume(value: Any) -> str:
+    """Empty: a new run; NEWEST (also for True, the bare flag): the newest checkpoint of save_dir; else a directory."""
+    text = parse_text(str(value) if isinstance(value, bool) else value)
+    word = text.strip().lower()
+    if word in (NEWEST, "true", "yes"):  # 1 and 0 are names of directories here
+        return NEWEST
+    return "" if word in ("", "false", "no") else text
+
+
+def parse_schedule(value: Any) -> str:
+    """Stages of the learning rate, "1e-3:20000,5e-4:20000", or a name of LR_SCHEDULES; empty for none."""
+    text = parse_text(value).strip()
+    if text and text not in LR_SCHEDULES:
+        lr_stages(text)
+    return text
+
+
+def lr_stages(schedule: str) -> list[tuple[float, int]]:
+    """(rate, iterations) of each stage of an --lr_schedule; empty where there is none.
+
+    Raises:
+        ValueError: a stage that is not rate:iterations with both above 0.
+    """
+    stages = []
+    for stage in LR_SCHEDULES.get(schedule, schedule).split(",") if schedule else []:
+        try:
+            rate, iterations = stage.split(":")
+            stages.append((parse_float(rate), parse_int(iterations)))
+            if not (stages[-1][0] > 0 and stages[-1][1] > 0):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"the stage {stage.strip()!r} is not rate:iterations; "
+                f"expected stages as 1e-3:20000,5e-4:20000, or one of {', '.join(LR_SCHEDULES)}"
+            ) from None
+    return stages
+
+
 def parse_device(value: Any) -> str:
     """auto, cpu, gpu or gpu:N."""
     if not re.fullmatch(r"auto|cpu|gpu(:[0-9]+)?", str(value)):
@@ -123,6 +168,11 @@ class Config:
     pretrained_model: str = _flag(
         "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)"
     )
+    resume: str = _flag(
+        "", parse_resume,
+        "continue the run in save_dir from its newest whole checkpoint, or start it where there is none yet; "
+        "--resume DIR: from that checkpoint",
+    )  # fmt: skip
     num_save_samples: int = _flag(
         10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
     )
@@ -149,13 +199,31 @@ class Config:
     sampling_changing_rate: float = _flag(
         2e-5, parse_float, "how much eta falls an iteration", minimum=0.0, aliases=("sampling_delta_per_iter",)
     )
+    optimizer: str = _flag(
+        "sgd", parse_text, "sgd, or adam (betas 0.95 and 0.9995, as in the paper)", choices=OPTIMIZERS
+    )
     lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0)
+    lr_schedule: str = _flag(
+        "", parse_schedule,
+        "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
+        "kth: the table of the README",
+    )  # fmt: skip
+    grad_clip: float = _flag(
+        0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never", minimum=0.0
+    )
     weight_decay: float = _flag(5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0)
     batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1, maximum=65536)
     max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1)
     display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
     test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
     snapshot_interval: int = _flag(500, parse_int, "iterations between two checkpoints", minimum=1)
+    keep_checkpoints: int = _flag(
+        5, parse_int, "newest checkpoints to keep, beside the best; 0 keeps every one", minimum=0
+    )
+    test_max_clips: int = _flag(
+        0, parse_int, "clips of a test during training, spread evenly over the test set; 0: every clip", minimum=0
+    )
+    log_dir: str = _flag("", parse_text, "where curves and forecasts for VisualDL go; empty: not written")
 
     device: str = _flag("auto", parse_device, "auto (GPU if Paddle sees one, else CPU), cpu, gpu or gpu:N")
     allow_gpu_growth: bool = _flag(
@@ -184,6 +252,9 @@ class Config:
             )
         if self.filter_size % 2 == 0:
             raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
+        default_lr = self.__dataclass_fields__["lr"].default
+        if self.lr_schedule and self.lr != default_lr:
+            raise UserError(f"--lr {self.lr:g} and --lr_schedule {self.lr_schedule} are both given; leave one out")
 
     @property
     def hidden_sizes(self) -> list[int]:
@@ -216,13 +287,20 @@ class Config:
         self._check_data_paths("valid_data_paths")
         if not self.is_training and not self.pretrained_model:
             raise UserError("--pretrained_model is empty; testing needs a checkpoint's directory, as checkpoints/500")
-        if self.pretrained_model and not os.path.isdir(self.pretrained_model):
-            raise UserError(
-                f"--pretrained_model {self.pretrained_model}: there is no such directory; "
-                "give a checkpoint's directory, as checkpoints/500"
-            )
+        # A run that is resumed has no use for the weights that it started from.
+        for flag in ("resume",) if self.resume else ("pretrained_model",):
+            directory = getattr(self, flag)
+            if directory and directory != NEWEST and not os.path.isdir(directory):
+                raise UserError(
+                    f"--{flag} {directory}: there is no such directory; "
+                    f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
+                )
         if self.is_training:
             _check_writable("save_dir", self.save_dir)
+            if self.log_dir:
+                _check_writable("log_dir", self.log_dir)
+        if self.resume and not self.is_training:
+            raise UserError("--resume continues a training; to test a checkpoint give it as --pretrained_model")
         _check_writable("gen_frm_dir", self.gen_frm_dir)
 
     def _check_data_paths(self, flag: str) -> None:
@@ -261,7 +339,8 @@ def command_line_parser() -> argparse.ArgumentParser:
             dest=flag.name,
             metavar="BOOL" if is_bool else flag.name.split("_")[-1].upper(),
             help=f"{flag.metadata['help']} (default: {default})".replace("%", "%%"),
-            **({"nargs": "?", "const": "True"} if is_bool else {}),  # a bare --reverse_input means True
+            # A bare --reverse_input means True, a bare --resume the newest checkpoint.
+            **({"nargs": "?", "const": "True"} if is_bool or flag.name == "resume" else {}),
         )
     return parser
 

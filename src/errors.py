@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""What a user has to be told. Any other exception is a fault of ours and shows its traceback."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,11 @@ class UserError(ValueError):
     Its message is one line that names the flag or the file, says what was found, what was expected and what to do.
     ``runp.py`` prints that line and leaves with status 2.
     """
+
+
+class WriteError(UserError):
+    """A file cannot be written: the disk is full, read-only or gone. What was there before is untouched."""
+
+
+class LostFile(UserError):
+    """A file of the data set that has gone or broken since the run began."""

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
 import logging
 import math
 import os
-import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from src.config import Config
+from src.config import Config, lr_stages
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
-from src.errors import UserError
+from src.errors import LostFile, UserError, WriteError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import checkpoints, load_weights, record_best, save_checkpoint
+from src.utils.checkpoint import (
+    BEST,
+    checkpoints,
+    is_better,
+    load_weights,
+    numbered,
+    record_test,
+    remove_old,
+    remove_partial,
+    restore,
+    restore_best,
+    save_best,
+    save_checkpoint,
+)
+from src.utils.log import Progress, log_to
+from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from src.utils.preprocess import reshape_patch, reshape_patch_back
-from src.utils.results import BASELINE, Figures, remove_pictures, table, write_metrics, write_pictures
+from src.utils.records import Records
+from src.utils.results import (
+    BASELINE,
+    METRICS_FILE,
+    UNITS,
+    Figures,
+    remove_pictures,
+    table,
+    write_metrics,
+    write_pictures,
+)
+from src.utils.resume import check_clips, find_checkpoint
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from src.utils.signals import Stopped, StopRequest
 
 LOSS_SCALE = 128  # the scale that the learning rates of the README were tuned with
-SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
-LOG_FILE = "train.log"
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -38,67 +62,179 @@ class Diverged(UserError):
 
     def __init__(self, config: Config, what: str) -> None:
         good = checkpoints(config.save_dir)
-        start = f"start from {_path(config, good[-1])}" if good else "start again"
-        super().__init__(f"--lr {config.lr:g}: {what}; lower the rate and {start}")
+        rate = f"--lr_schedule {config.lr_schedule}" if config.lr_schedule else f"--lr {config.lr:g}"
+        advice = f"lower the rate and go on from {_path(config, good[-1])} with --resume" if good else "lower the rate"
+        super().__init__(f"{rate}: {what}; {advice}, or clip the gradients with --grad_clip")
 
 
 def train(config: Config) -> None:
-    """Train from iteration 1 to max_iterations, with snapshots and tests on the way.
+    """Train up to iteration max_iterations, with snapshots and tests on the way; --resume goes on where a run stopped.
+
+    A snapshot, figures or pictures that cannot be written are told and the training goes on, as does a file of the
+    data set that is lost on the way.
 
     Raises:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The
             checkpoints written before stay.
     """
-    _refuse_to_overwrite(config)
-    _log_to(config.save_dir)
+    if not config.resume:
+        _refuse_to_overwrite(config)
+    log_to(config.save_dir)
+    remove_partial(config.save_dir)
+    restore_best(config.save_dir)
+    start = find_checkpoint(config) if config.resume else None
     device = set_device(config.device)
     paddle.seed(config.seed)
     train_set, test_set = build_dataset(config, "train"), build_dataset(config, "test")
     model = build_model(config)
-    if config.pretrained_model:
-        load_weights(model, config.pretrained_model, config)
-    # A number as weight_decay is Paddle's coupled L2 decay: its gradient is added to the loss's.
-    optimizer = paddle.optimizer.SGD(config.lr, parameters=model.parameters(), weight_decay=config.weight_decay)
+    schedule = build_schedule(config)
+    optimizer = build_optimizer(config, schedule, model.parameters())
     logger.info(
         "training on %s: %d clips, %d to test on, %d parameters, Paddle %s",
         device, len(train_set), len(test_set), parameter_count(model), paddle.__version__,
     )  # fmt: skip
+    run = _Run(config, model, optimizer, len(train_set))
+    if start is not None:
+        check_clips(start, len(train_set))
+        restore(start, model, optimizer)
+        run.finished = run.saved = start.state["iteration"]
+        run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
+        logger.info("going on from %s", start.path)
+    elif config.pretrained_model:
+        load_weights(model, config.pretrained_model, config)
+    if start is None and config.resume:
+        logger.info("--resume: no checkpoint in %s yet; starting at iteration 1", config.save_dir)
     logger.debug("settings: %s", dataclasses.asdict(config))
+    _tell_of_unused_schedule(config)
 
-    progress = _Progress(config)
-    batches = train_batches(config, train_set)
-    best: dict[str, float] | None = None
-    finished = saved = 0
+    records = Records(config, run.finished, device)
+    progress = Progress(config, run.finished)
+    batches = train_batches(config, train_set, run.finished + 1)
     try:
         with StopRequest() as stop:
-            for iteration in range(1, config.max_iterations + 1):
+            if run.finished > run.tested and run.finished % config.test_interval == 0:  # stopped before its test
+                _test_in_training(run, test_set, records, stop)
+            for iteration in range(run.finished + 1, config.max_iterations + 1):
+                schedule.step(iteration - 1)
                 started = time.perf_counter()
                 frames = next(batches)
                 read = time.perf_counter()
                 loss = train_on_batch(config, iteration, model, optimizer, frames)
-                finished = iteration
+                run.finished = iteration
                 ended = time.perf_counter()
-                progress.step(iteration, loss, optimizer.get_lr(), ended - started, read - started)
+                lr, eta = optimizer.get_lr(), sampling_eta(config, iteration)
+                progress.step(iteration, loss.value, lr, eta, ended - started, read - started)
+                if iteration % config.display_interval == 0:
+                    records.step(iteration, loss.value, lr, eta, loss.gradient_norm, ended - started)
 
                 if iteration % config.snapshot_interval == 0 or iteration == config.max_iterations:
-                    _snapshot(config, iteration, model, optimizer, best)
-                    saved = iteration
+                    run.try_to_save()
                 stop.check()
                 if iteration % config.test_interval == 0:
-                    metrics = evaluate(config, model, test_set, str(iteration), iteration, stop)
-                    best = _better(best, {"iteration": iteration, **_means(metrics["model"])})
-                    if saved == iteration:
-                        record_best(_path(config, saved), best)
+                    _test_in_training(run, test_set, records, stop)
+            if run.saved < run.finished:  # the last one could not be written; the disk may have room again
+                run.save()
     except Diverged:  # nothing since the last checkpoint is worth keeping
         raise
-    except (UserError, Stopped):  # a broken file, a full disk, a signal: keep what has been learnt
-        if finished > saved:
-            _snapshot(config, finished, model, optimizer, best)
+    except (UserError, Stopped):  # a broken file, a signal: keep what has been learnt
+        if run.finished > run.saved:
+            run.save()
         raise
     finally:
         batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
         progress.close()
-    logger.info("done: %d iterations; the last checkpoint is %s", config.max_iterations, _path(config, saved))
+        records.close()
+    logger.info("done: %d iterations; the last checkpoint is %s", run.finished, _path(config, run.saved))
+
+
+class _Run:
+    """A training on its way: what a checkpoint holds, and which iterations are done and saved."""
+
+    def __init__(
+        self, config: Config, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, train_clips: int
+    ) -> None:
+        self.config, self.model, self.optimizer, self.train_clips = config, model, optimizer, train_clips
+        self.finished = self.saved = 0  # iterations
+        self.best: dict[str, Any] | None = None  # figures of the best test so far
+        self.tested = 0  # iteration of the last test
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What state.json holds beside the iteration and the flags."""
+        return {"best": self.best, "tested": self.tested, "train_clips": self.train_clips}
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished iteration and remove old ones.
+
+        Raises:
+            Diverged: weights are not finite.
+            WriteError: it cannot be written.
+        """
+        # The loss of an iteration is that of the weights before its step, so a step that ruins them shows here first.
+        for name, parameter in self.model.named_parameters():
+            if not bool(paddle.isfinite(parameter).all()):
+                raise Diverged(self.config, f"after iteration {self.finished} {name} is not finite")
+        path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record)
+        self.saved = self.finished
+        logger.info("checkpoint: %s", path)
+        remove_old(self.config)
+
+    def try_to_save(self) -> None:
+        """Write a checkpoint; on a full or lost disk say so and leave it to the next time: hours are at stake."""
+        with _written_or_told(self.config):
+            self.save()
+
+    def take_test(self, metrics: dict[str, Any]) -> None:
+        """Keep the figures of a test of the present weights, and the weights themselves, if it is the best so far."""
+        self.tested = self.finished
+        latest = {"iteration": self.finished, **{name: metrics["model"][name] for name in UNITS}}
+        if self.best is None or is_better(latest, self.best):
+            self.best = latest
+            with _written_or_told(self.config):
+                path = save_best(self.config, self.finished, self.model, self.optimizer, self.record)
+                if path:
+                    logger.info("best so far: %s", path)
+        if self.saved == self.finished:
+            with _written_or_told(self.config):
+                record_test(_path(self.config, self.saved), self.record)
+
+
+def _test_in_training(run: _Run, test_set: paddle.io.Dataset, records: Records, stop: StopRequest) -> None:
+    iteration = run.finished
+    clips = _spread(test_set, run.config.test_max_clips)
+    try:
+        metrics = evaluate(run.config, run.model, clips, str(iteration), iteration, stop, records)
+    except LostFile as error:
+        logger.warning("no test after iteration %d, as every one of its clips is needed: %s", iteration, error)
+        return
+    run.take_test(metrics)
+    records.test(iteration, metrics)
+
+
+def _spread(dataset: paddle.io.Dataset, limit: int) -> paddle.io.Dataset:
+    """At most ``limit`` clips (0: all), spread evenly over the data set, the same ones at every test."""
+    if not limit or limit >= len(dataset):
+        return dataset
+    return paddle.io.Subset(dataset, [index * len(dataset) // limit for index in range(limit)])
+
+
+@contextlib.contextmanager
+def _written_or_told(config: Config) -> Iterator[None]:
+    """In a training what cannot be written is told and the training goes on; elsewhere it is an error."""
+    try:
+        yield
+    except WriteError as error:
+        if not config.is_training:
+            raise
+        logger.warning("%s; the training goes on", error)
+
+
+def _tell_of_unused_schedule(config: Config) -> None:
+    length = sum(iterations for _, iterations in lr_stages(config.lr_schedule))
+    if length > config.max_iterations:
+        logger.warning(
+            "--max_iterations %d ends before the %d iterations of --lr_schedule", config.max_iterations, length
+        )
 
 
 def test(config: Config) -> None:
@@ -107,7 +243,7 @@ def test(config: Config) -> None:
     Raises:
         UserError: data or weights that cannot be used, a folder that cannot be written.
     """
-    _log_to(None)
+    log_to(None)
     device = set_device(config.device)
     dataset = build_dataset(config, "test")
     model = build_model(config)
@@ -119,9 +255,16 @@ def test(config: Config) -> None:
 test.__test__ = False  # the name is no test's
 
 
+class Loss(NamedTuple):
+    """Of one iteration, before its step; with --reverse_input the means of the two steps."""
+
+    value: float
+    gradient_norm: float  # before --grad_clip
+
+
 def train_on_batch(
     config: Config, iteration: int, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, frames: paddle.Tensor
-) -> float:
+) -> Loss:
     """One iteration: a step on the clips, and with --reverse_input a second one on the clips played backwards.
 
     Args:
@@ -130,9 +273,6 @@ def train_on_batch(
         model, optimizer: changed in place.
         frames: ``[B, T, H, W, C]`` in [0, 1].
 
-    Returns:
-        the loss before the step (the mean of the two with --reverse_input).
-
     Raises:
         UserError: the loss is not finite; the step is not taken.
     """
@@ -140,7 +280,7 @@ def train_on_batch(
     flags = sampling_flags(config, iteration, frames.shape[0])
     flags = paddle.to_tensor(flags) if flags.size else None
     clips = [frames, frames.flip(axis=1)] if config.reverse_input else [frames]
-    losses = []
+    losses, norms = [], []
     for clip in clips:
         patches = reshape_patch(clip, config.patch_size)
         loss = prediction_loss(model(patches, flags), patches)
@@ -148,9 +288,10 @@ def train_on_batch(
         if not math.isfinite(losses[-1]):
             raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
         loss.backward()
+        norms.append(gradient_norm(model.parameters()))
         optimizer.step()
         optimizer.clear_grad()
-    return float(np.mean(losses))
+    return Loss(float(np.mean(losses)), float(np.mean(norms)))
 
 
 def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
@@ -172,6 +313,7 @@ def evaluate(
     name: str,
     iteration: int | None,
     stop: StopRequest | None = None,
+    records: Records | None = None,
 ) -> dict[str, Any]:
     """Predict every clip of the dataset once; print the table, write metrics.json and pictures.
 
@@ -182,12 +324,18 @@ def evaluate(
         name: folder under gen_frm_dir.
         iteration: iterations the weights were trained for, if known.
         stop: asked between batches; a signal ends the test without figures.
+        records: given the saved forecasts.
 
     Returns:
         what metrics.json holds.
+
+    Raises:
+        UserError: a clip that cannot be read (LostFile where it could be at the start), predictions that are not
+            finite, and, when testing, a file that cannot be written.
     """
     directory = os.path.join(config.gen_frm_dir, name)
-    remove_pictures(directory)
+    with _written_or_told(config):
+        remove_pictures(directory)
     figures, baseline = Figures(), Figures()
     count = math.ceil(len(dataset) / config.batch_size)
     bar = tqdm(test_batches(config, dataset), total=count, desc="test", unit="batch", leave=False, disable=None)
@@ -208,7 +356,10 @@ def evaluate(
         figures.add(pred, true)
         baseline.add(np.broadcast_to(last_given, true.shape), true)
         if number <= config.num_save_samples:
-            write_pictures(os.path.join(directory, str(number)), frames[0], pred[0])
+            with _written_or_told(config):
+                write_pictures(os.path.join(directory, str(number)), frames[0], pred[0])
+            if records is not None:
+                records.forecast(iteration, number, true[0], pred[0])
     metrics = {
         "iteration": iteration,
         "checkpoint": None if config.is_training else config.pretrained_model,
@@ -220,7 +371,9 @@ def evaluate(
         "model": figures.summary(),
         BASELINE: baseline.summary(),
     }
-    path = write_metrics(directory, metrics)
+    with _written_or_told(config):
+        write_metrics(directory, metrics)
+    path = os.path.join(directory, METRICS_FILE)
     logger.info(
         "test of %d clips%s; repeat = the last given frame, repeated\n%s\nfigures: %s%s",
         len(dataset), "" if iteration is None else f" after {iteration} iterations", table(metrics), path,
@@ -276,96 +429,16 @@ def parameter_count(model: nn.Layer) -> int:
 
 
 def _refuse_to_overwrite(config: Config) -> None:
-    # Any folder with a number for its name: the checkpoints of other programs look the same.
-    present = sorted((int(name) for name in os.listdir(config.save_dir) if name.isdecimal()), reverse=True)
-    if present:
-        whole = checkpoints(config.save_dir)
-        advice = f" (and --pretrained_model {_path(config, whole[-1])} to start from its weights)" if whole else ""
+    present = numbered(config.save_dir)
+    if present or os.path.isdir(os.path.join(config.save_dir, BEST)):
+        newest = present[-1] if present else BEST
+        ours = checkpoints(config.save_dir)
+        advice = "give --resume to go on with it, or another --save_dir to start a new one"
         raise UserError(
-            f"--save_dir {config.save_dir}: already holds checkpoints of a run (the newest: {present[0]}); "
-            f"give another --save_dir{advice}"
+            f"--save_dir {config.save_dir}: already holds checkpoints of a run (the newest: {newest}); "
+            + (advice if ours else "give another --save_dir")
         )
-
-
-def _snapshot(
-    config: Config, iteration: int, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, best: dict | None
-) -> None:
-    # The loss of an iteration is that of the weights before its step, so a step that ruins them shows here first.
-    ruined = [name for name, parameter in model.named_parameters() if not bool(paddle.isfinite(parameter).all())]
-    if ruined:
-        raise Diverged(config, f"after iteration {iteration} {ruined[0]} is not finite")
-    logger.info("checkpoint: %s", save_checkpoint(config, iteration, model, optimizer, best))
-
-
-def _means(figures: dict[str, Any]) -> dict[str, float]:
-    return {name: figures[name] for name in ("psnr", "ssim", "mse")}
-
-
-def _better(best: dict[str, float] | None, latest: dict[str, float]) -> dict[str, float]:
-    """The test with the higher mean PSNR; None stands for a forecast without any error."""
-    if best is None or (latest["psnr"] or math.inf) > (best["psnr"] or math.inf):
-        return latest
-    return best
 
 
 def _path(config: Config, iteration: int) -> str:
     return os.path.join(config.save_dir, str(iteration))
-
-
-class _Progress:
-    """A bar on a terminal, plain lines elsewhere; the log file gets the lines either way."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.mean_seconds: float | None = None
-        self.bar = tqdm(total=config.max_iterations, unit="it", dynamic_ncols=True, disable=None)
-
-    def step(self, iteration: int, loss: float, lr: float, seconds: float, reading: float) -> None:
-        memory = 0.0 if self.mean_seconds is None else SPEED_MEMORY
-        self.mean_seconds = memory * (self.mean_seconds or 0.0) + (1 - memory) * seconds
-        self.bar.update()
-        if iteration % self.config.display_interval:
-            return
-        eta = sampling_eta(self.config, iteration)
-        speed = self.config.batch_size * self.config.total_length / seconds
-        left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
-        # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
-        self.bar.set_postfix_str(f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")
-        logger.info(
-            "iteration %d/%d, loss %.4f, lr %.3g, eta %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
-            iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
-            extra={"on_bar": True},
-        )  # fmt: skip
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-class _Terminal(logging.Handler):
-    """Standard output that a bar does not tear apart; lines that the bar shows are left out where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            if not (sys.stderr.isatty() and sys.stdout.isatty()):
-                print(self.format(record), flush=True)
-            elif not getattr(record, "on_bar", False):
-                tqdm.write(self.format(record))
-        except BrokenPipeError:  # piped to head, say: no reason to end a training; the log file has every line
-            pass
-
-
-def _log_to(save_dir: str | None) -> None:
-    logger.setLevel(logging.DEBUG)  # the log file takes everything
-    logger.propagate = False
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.addHandler(_Terminal(logging.INFO))
-    if save_dir is not None:
-        path = os.path.join(save_dir, LOG_FILE)
-        try:
-            log_file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UserError(f"--save_dir {save_dir}: {path} cannot be written ({error.strerror})") from None
-        log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        logger.addHandler(log_file)

@@ -8,6 +8,11 @@ import pytest
 
 import src  # noqa: F401  (before paddle)
 
+import paddle  # isort: skip
+
+from scripts.make_sample_data import make_tree
+from src.config import Config
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -27,3 +32,35 @@ def load_golden(name: str) -> dict[str, np.ndarray]:
 
 def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found.astype("float64") - expected) / np.linalg.norm(expected.astype("float64")))
+
+
+@pytest.fixture(scope="session")
+def kth_sample(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sample")
+    make_tree(root, ["01", "02", "17"], ["boxing", "running"], frames=22, size=(48, 36), seed=3, scenarios=1)
+    return root
+
+
+def settings_for(root, folder, **settings):
+    small = {
+        "train_data_paths": root, "valid_data_paths": root,
+        "save_dir": folder / "ck", "gen_frm_dir": folder / "results",
+        "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 6, "num_hidden": "4,4", "filter_size": 3,
+        "batch_size": 2, "num_workers": 0, "max_iterations": 3, "device": "cpu",
+    }  # fmt: skip
+    (folder / "ck").mkdir(exist_ok=True)
+    return Config(**{**small, **settings})
+
+
+def sgd(model, lr=1e-3):
+    return paddle.optimizer.SGD(lr, parameters=model.parameters())
+
+
+def weights_of(model):
+    return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)

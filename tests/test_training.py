@@ -20,40 +20,7 @@ from src.utils.checkpoint import checkpoints, load_weights, save_checkpoint
 from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.results import Figures, table, write_pictures
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
-from tests.conftest import load_golden
-
-
-@pytest.fixture(scope="session")
-def kth_sample(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sample")
-    make_tree(root, ["01", "02", "17"], ["boxing", "running"], frames=22, size=(48, 36), seed=3, scenarios=1)
-    return root
-
-
-def settings_for(root, folder, **settings):
-    small = {
-        "train_data_paths": root, "valid_data_paths": root,
-        "save_dir": folder / "ck", "gen_frm_dir": folder / "results",
-        "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 6, "num_hidden": "4,4", "filter_size": 3,
-        "batch_size": 2, "num_workers": 0, "max_iterations": 3, "device": "cpu",
-    }  # fmt: skip
-    (folder / "ck").mkdir(exist_ok=True)
-    return Config(**{**small, **settings})
-
-
-def sgd(model, lr=1e-3):
-    return paddle.optimizer.SGD(lr, parameters=model.parameters())
-
-
-def weights_of(model):
-    return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
-
-
-def assert_same_weights(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-
+from tests.conftest import assert_same_weights, load_golden, settings_for, sgd, weights_of
 
 # ---- scheduled sampling
 
@@ -137,11 +104,11 @@ def test_reverse_input_is_a_second_step_on_the_clip_played_backwards(kth_sample,
 
     paddle.seed(7)
     model = build_model(config)
-    loss = trainer.train_on_batch(config, 1, model, sgd(model), frames)
+    loss = trainer.train_on_batch(config, 1, model, sgd(model), frames).value
     paddle.seed(7)
     twin = build_model(config)
     optimizer = sgd(twin)
-    losses = [trainer.train_on_batch(forward_only, 1, twin, optimizer, clip) for clip in (frames, backwards)]
+    losses = [trainer.train_on_batch(forward_only, 1, twin, optimizer, clip).value for clip in (frames, backwards)]
 
     assert loss == pytest.approx(np.mean(losses)) and losses[0] != losses[1]
     assert_same_weights(weights_of(model), weights_of(twin))
@@ -169,7 +136,9 @@ def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     model = build_model(config)
     optimizer = sgd(model, config.lr)
     batches = train_batches(config, build_dataset(config, "train"))
-    losses = [trainer.train_on_batch(config, i, model, optimizer, batch) for i, batch in enumerate(batches, start=1)]
+    losses = [
+        trainer.train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)
+    ]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
@@ -206,7 +175,8 @@ def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kt
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):
     """The rate is so high that the weights grow at every step; the first ones are still finite."""
     config = settings_for(kth_sample, tmp_path, max_iterations=200, snapshot_interval=1, lr=1e8, weight_decay=1.0)
-    with pytest.raises(UserError, match=r"--lr 1e\+08: .*iteration \d+.*lower the rate and start from .*ck/\d+"):
+    message = r"--lr 1e\+08: .*iteration \d+.*lower the rate and go on from .*ck/\d+ with --resume"
+    with pytest.raises(UserError, match=message):
         trainer.train(config)
     assert checkpoints(config.save_dir)
     for iteration in checkpoints(config.save_dir):
@@ -248,7 +218,8 @@ def test_the_best_test_so_far_is_in_the_checkpoint_of_its_own_iteration(kth_samp
     for iteration in (1, 2, 3):
         state = json.loads((tmp_path / "ck" / str(iteration) / "state.json").read_text())
         assert state["best"]["psnr"] == max(figures["psnr"] for figures in tests[:iteration])
-    assert sorted(os.listdir(tmp_path / "ck")) == ["1", "2", "3", "train.log"]
+    records = ["best", "config.json", "curves.png", "losses.csv", "metrics.csv", "train.log"]
+    assert sorted(os.listdir(tmp_path / "ck")) == ["1", "2", "3", *records]
 
 
 # ---- testing
@@ -365,7 +336,7 @@ def test_more_layers_or_one_predicted_frame_train_and_test(kth_sample, tmp_path)
 def saved(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path)
     model = build_model(config)
-    path = save_checkpoint(config, 3, model, sgd(model), {"psnr": 20.0, "iteration": 2})
+    path = save_checkpoint(config, 3, model, sgd(model), {"best": {"psnr": 20.0, "iteration": 2}})
     return config, model, path
 
 
@@ -514,7 +485,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_nothing(saved
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.utils.checkpoint.save_file", no_space)
+    monkeypatch.setattr("src.utils.checkpoint._write", no_space)
     with pytest.raises(UserError, match="--save_dir .*checkpoint 4 cannot be written .No space left on device."):
         save_checkpoint(config, 4, model, sgd(model))
     assert os.listdir(config.save_dir) == ["3"]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import json
+import logging
+import os
 import signal
+import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sized
 
 import cv2
 import numpy as np
@@ -13,7 +19,13 @@ import paddle
 from src.config import Config, split_paths
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
-from src.errors import UserError
+from src.errors import LostFile, UserError
+
+TRAINING_TRIES = 8  # clips to try in place of a lost one
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+MAX_DEATHS = 3  # of reading processes, in a row
+
+logger = logging.getLogger("e3d_lstm")
 
 Batches = Generator[paddle.Tensor, None, None]  # its close() ends the processes that read
 
@@ -37,21 +49,25 @@ def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
 def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Batches:
     """Batches ``[B, T, H, W, C]`` for the iterations first_iteration .. max_iterations, in shuffled order.
 
+    A file that is lost during the run is told once, and another clip takes its place. A reading process that is killed
+    is started again. Neither changes the order of the clips that follow.
+
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read and could not be at the start; many are lost; processes are killed repeatedly.
     """
-    return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration))
+    return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration), tries=TRAINING_TRIES)
 
 
 def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
     """Every clip exactly once, in order; the last batch may be smaller.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read; LostFile where it could be at the start.
     """
     order = range(len(dataset))
     size = config.batch_size
-    return _load(config, dataset, [list(order[start : start + size]) for start in range(0, len(dataset), size)])
+    batches = [list(order[start : start + size]) for start in range(0, len(dataset), size)]
+    return _load(config, dataset, batches, tries=1)
 
 
 test_batches.__test__ = False  # the name is no test's
@@ -85,62 +101,121 @@ class _ShuffledBatches:
             yield batch
 
 
-class _ErrorsAsData(paddle.io.Dataset):
-    """Returns an exception instead of raising it.
+class _WithNotes(paddle.io.Dataset):
+    """(clip, notes): an exception in place of the clip where there is none, and what was lost on the way to it.
 
     An exception in a DataLoader's worker ends its reader thread, which prints tracebacks and leaves the main thread
     with "blocking queue is killed", or waiting for good. As data it reaches the main thread from any number of workers.
     """
 
-    def __init__(self, dataset: paddle.io.Dataset) -> None:
+    def __init__(self, dataset: paddle.io.Dataset, tries: int) -> None:
         super().__init__()
-        self.dataset = dataset
+        self.dataset, self.tries = dataset, tries
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> np.ndarray | Exception:
-        try:
-            return self.dataset[index]
-        except Exception as error:  # whatever it is, the main thread decides
-            return error
+    def __getitem__(self, index: int) -> tuple[np.ndarray | Exception, list[str]]:
+        lost: list[str] = []
+        for attempt in range(self.tries):
+            # Spread over the set: the neighbours of a clip may hold the same frames, or lie in the same lost folder.
+            other = (index + attempt * (len(self) // self.tries + 1)) % len(self)
+            try:
+                return self.dataset[other], lost
+            except LostFile as error:
+                lost.append(str(error))
+            except Exception as error:  # whatever it is, the main thread decides
+                return error, lost
+        return LostFile(lost[0]), lost
 
 
-def _collate(clips: list[np.ndarray | Exception]) -> np.ndarray:
-    """Clips as float32 ``[B, T, H, W, C]``; where one failed, its exception as bytes (uint8): kind, then message."""
-    for clip in clips:
-        if isinstance(clip, UserError):
-            return _to_bytes("U", str(clip))
-        if isinstance(clip, Exception):
-            return _to_bytes("E", "".join(traceback.format_exception(type(clip), clip, clip.__traceback__)))
-    return np.stack(clips)
+def _collate(samples: list[tuple[np.ndarray | Exception, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Clips as float32 ``[B, T, H, W, C]``, and JSON as bytes (uint8): what was lost, and the error if there is one."""
+    note = {"lost": [message for _, lost in samples for message in lost]}
+    errors = [clip for clip, _ in samples if isinstance(clip, Exception)]
+    if errors:
+        kind = next((kind for kind in (LostFile, UserError) if isinstance(errors[0], kind)), None)
+        note["kind"] = kind.__name__ if kind else ""
+        trace = traceback.format_exception(type(errors[0]), errors[0], errors[0].__traceback__)
+        note["message"] = str(errors[0]) if kind else "".join(trace)
+    frames = np.zeros([1], dtype=np.float32) if errors else np.stack([clip for clip, _ in samples])
+    return frames, np.frombuffer(json.dumps(note).encode(), dtype=np.uint8).copy()
 
 
-def _to_bytes(kind: str, message: str) -> np.ndarray:
-    # File names may hold bytes that are no UTF-8; Python keeps them as surrogates.
-    return np.frombuffer((kind + message).encode("utf-8", "surrogateescape"), dtype=np.uint8).copy()
-
-
-def _raise_from_bytes(content: bytes) -> None:
-    message = content[1:].decode("utf-8", "backslashreplace")
-    raise UserError(message) if content[:1] == b"U" else RuntimeError(f"a clip could not be made:\n{message}")
+def _raise(note: dict[str, str]) -> None:
+    message = note["message"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    for kind in (LostFile, UserError):
+        if note["kind"] == kind.__name__:
+            raise kind(message)
+    raise RuntimeError(f"a clip could not be made:\n{message}")
 
 
 def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     # SIGTERM stays with Paddle, whose own handler lets the main process end its workers without a complaint.
+    if sys.platform.startswith("linux"):
+        # Die with the main process: when that is killed, Paddle's workers would wait in their pipes for good.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it has been killed already
+            os._exit(1)
 
 
-def _load(config: Config, dataset: paddle.io.Dataset, batch_sampler: object) -> Batches:
+class _Remaining:
+    """The batches of a sampler from one on."""
+
+    def __init__(self, batches: Sized, served: int) -> None:
+        self.batches, self.served = batches, served
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.served
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return itertools.islice(self.batches, self.served, None)
+
+
+def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int) -> Batches:
+    served = deaths = 0
+    lost_files: set[str] = set()
+    while served < len(batches):
+        iterator = _start_reading(config, _WithNotes(dataset, tries), _Remaining(batches, served))
+        while True:
+            try:
+                frames, note = next(iterator)
+            except StopIteration:
+                return
+            except SystemError:  # Paddle's way to say that a worker has died
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise UserError(
+                        f"--num_workers {config.num_workers}: the processes that read frames were killed {deaths} "
+                        "times in a row (out of memory?); give a smaller number, 0 to read in the main process"
+                    ) from None
+                logger.warning("a process that reads frames was killed; starting it again")
+                break
+            note = json.loads(bytes(note.numpy()))
+            for message in note["lost"]:
+                if message not in lost_files and "message" not in note:
+                    logger.warning("lost: %s; another clip takes its place", message)
+                    lost_files.add(message)
+            if "message" in note:
+                _raise(note)
+            yield frames
+            served += 1
+            deaths = 0
+
+
+def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator:
     loader = paddle.io.DataLoader(
-        _ErrorsAsData(dataset),
-        batch_sampler=batch_sampler,
+        dataset,
+        batch_sampler=batches,
         collate_fn=_collate,
-        num_workers=min(config.num_workers, len(batch_sampler)),
+        num_workers=min(config.num_workers, len(batches)),
         worker_init_fn=_prepare_worker,
     )
-    for batch in loader:
-        if batch.dtype == paddle.uint8:
-            _raise_from_bytes(bytes(batch.numpy()))
-        yield batch
+    on_death = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not on_death:
+        # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
+        signal.signal(signal.SIGCHLD, on_death)
+    return iterator

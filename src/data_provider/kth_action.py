@@ -7,8 +7,10 @@ Persons 01-16 train, 17-25 test. Only file names are read at the start; a frame 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 import paddle
 from PIL import Image, UnidentifiedImageError
 
-from src.errors import UserError
+from src.errors import LostFile, UserError
 
 # Frames from the end of one clip of a recording back to the end of the next. A person crosses the picture in a few
 # frames when jogging or running, so clips of these overlap. The order of the actions is the official loader's.
@@ -26,6 +28,7 @@ PERSONS = {"train": range(1, 17), "test": range(17, 26)}
 FRAME_NAME = re.compile(r"image.*?(\d+)\.(jpg|jpeg|png|bmp)", re.IGNORECASE)
 PERSON_DIGITS = slice(6, 8)  # personNN_...
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
+DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 
 
@@ -66,6 +69,7 @@ class KTHAction(paddle.io.Dataset):
     Raises:
         UserError: no KTH folders in root, no recordings of the mode's persons, no clip long enough; and from
             ``dataset[i]`` an image that cannot be read or frames of different sizes, with the file's name.
+        LostFile: (a UserError) from ``dataset[i]`` where that came to be after the dataset was made.
     """
 
     def __init__(self, root: str, mode: str, seq_length: int, img_width: int) -> None:
@@ -73,6 +77,7 @@ class KTHAction(paddle.io.Dataset):
         if mode not in PERSONS:
             raise ValueError(f"mode must be train or test, got {mode!r}")
         self.root, self.mode, self.seq_length, self.img_width = str(root), mode, seq_length, img_width
+        self.listed = time.time()
         self.recordings = _find_recordings(self.root, mode)
         self.clips: list[Clip] = []
         for index in reversed(range(len(self.recordings))):
@@ -94,13 +99,18 @@ class KTHAction(paddle.io.Dataset):
         first_size = None
         for step, name in enumerate(recording.frames[clip.start : clip.start + self.seq_length]):
             path = os.path.join(recording.path, name)
-            picture = read_grey(path)
-            first_size = first_size or picture.shape
-            if picture.shape != first_size:
-                raise UserError(
-                    f"{path}: {_size(picture.shape)} pixels, but the clip's first frame {clip.first_frame} has "
-                    f"{_size(first_size)}; make the frames of {recording.path} again with one size"
-                )
+            try:
+                picture = read_grey(path)
+                first_size = first_size or picture.shape
+                if picture.shape != first_size:
+                    raise UserError(
+                        f"{path}: {_size(picture.shape)} pixels, but the clip's first frame {clip.first_frame} has "
+                        f"{_size(first_size)}; make the frames of {recording.path} again with one size"
+                    )
+            except UserError as error:
+                if _changed_since(self.listed, path):
+                    raise LostFile(str(error)) from None
+                raise
             resized = cv2.resize(picture, (self.img_width, self.img_width), interpolation=cv2.INTER_LINEAR)
             frames[step, :, :, 0] = resized / np.float32(255)
         return frames
@@ -164,7 +174,16 @@ def read_grey(path: str) -> np.ndarray:
     # Pillow's decoders raise any of these on damaged bytes.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"{path}: cannot be read ({reason}); make the file again or remove it") from None
+        kind = LostFile if getattr(error, "errno", None) in DEVICE_ERRORS else UserError
+        raise kind(f"{path}: cannot be read ({reason}); make the file again or remove it") from None
+
+
+def _changed_since(moment: float, path: str) -> bool:
+    """Whether a file that was there has gone, or was written or replaced, after the moment (in seconds of time())."""
+    try:
+        return os.stat(path).st_ctime >= moment
+    except OSError:
+        return True
 
 
 def _find_recordings(root: str, mode: str) -> list[Recording]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,7 +99,7 @@ class _NpyClips:
 def _read_npy(path: str) -> _NpyClips:
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy raises a dozen kinds on a damaged header
         raise _unreadable(path, error) from None
     if frames.ndim != 4 or frames.dtype != np.uint8:
         raise UserError(f"{path}: an array {frames.dtype} {list(frames.shape)}, expected uint8 [T, N, H, W]")
@@ -110,9 +109,10 @@ def _read_npy(path: str) -> _NpyClips:
 def _read_npz(path: str) -> _NpzClips:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+            members = {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged bytes
         raise _unreadable(path, error) from None
+    arrays = {name: member for name, member in members.items() if isinstance(member, np.ndarray)}  # the rest is bytes
     missing = [name for name in ("clips", "input_raw_data") if name not in arrays]
     if missing:
         raise UserError(f"{path}: has no array {', '.join(missing)} (it has {', '.join(arrays) or 'none'})")
@@ -138,5 +138,5 @@ def _read_npz(path: str) -> _NpzClips:
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(f"{path}: cannot be read as a Moving MNIST file ({reason}); expected .npz or .npy")

@@ -1,8 +1,9 @@
-"""Checkpoints: ``<save_dir>/<iteration>/`` with model.safetensors, optimizer.safetensors and state.json.
+"""Checkpoints: ``<save_dir>/<iteration>/`` and ``<save_dir>/best/`` with model.safetensors, optimizer.safetensors and
+state.json.
 
-A checkpoint is written under another name beside it, flushed to disk, then renamed: whenever the process is killed,
-what stands under a checkpoint's name is whole. No pickle is ever written or read: ``paddle.load`` runs code from its
-file.
+A checkpoint is written under another name beside it, flushed to disk, then renamed, and renamed before it is removed:
+whenever the process is killed, what stands under a checkpoint's name is whole. No pickle is ever written or read:
+``paddle.load`` runs code from its file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+import math
 import os
 import platform
+import re
 import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -22,25 +26,47 @@ import safetensors
 from paddle import nn
 
 # safetensors.paddle does not work with Paddle 2.6; the numpy interface serves every version.
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 
 from src.config import Config
-from src.errors import UserError
+from src.errors import UserError, WriteError
 
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 # The flags that decide which parameters a network has, and their meaning.
 NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch_size", "img_channel")
+ITERATION = re.compile("[1-9][0-9]*")
+BEST = "best"
+PARTIAL = ".partial"  # on its way to a name, or from it to nothing
+PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is taken
 NAMES_SHOWN = 4
+
+logger = logging.getLogger("e3d_lstm")
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose files are not what was written."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds, read and verified."""
+
+    path: str
+    state: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]  # empty where it has no state
 
 
 def checkpoints(save_dir: str) -> list[int]:
     """Iterations of the checkpoints in save_dir, oldest first; empty where there is none."""
+    return [n for n in numbered(save_dir) if os.path.isfile(os.path.join(save_dir, str(n), MODEL_FILE))]
+
+
+def numbered(save_dir: str) -> list[int]:
+    """What has the name of a checkpoint in save_dir, one of ours or not, oldest first; empty where there is none."""
     if not os.path.isdir(save_dir):
         return []
-    return sorted(
-        int(name) for name in os.listdir(save_dir)
-        if name.isdecimal() and os.path.isfile(os.path.join(save_dir, name, MODEL_FILE))
-    )  # fmt: skip
+    return sorted(int(name) for name in os.listdir(save_dir) if ITERATION.fullmatch(name))
 
 
 def save_checkpoint(
@@ -48,7 +74,7 @@ def save_checkpoint(
     iteration: int,
     model: nn.Layer,
     optimizer: paddle.optimizer.Optimizer,
-    best: Mapping[str, float] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> str:
     """Write ``<save_dir>/<iteration>/`` and return its path.
 
@@ -57,59 +83,151 @@ def save_checkpoint(
         iteration: iterations done.
         model: network; its state_dict is saved.
         optimizer: its state is saved where it has one (SGD has none).
-        best: figures of the best test so far.
+        record: what else to keep in state.json: ``best``, the figures of the best test so far; ``tested``, the
+            iteration of the last one; ``train_clips``, the size of the training set.
 
     Raises:
-        UserError: the disk is full, save_dir cannot be written or the checkpoint is there already; what is there stays.
+        WriteError: the disk is full, save_dir cannot be written, or the checkpoint is there; what is there stays.
     """
     path = os.path.join(config.save_dir, str(iteration))
-    partial = f"{path}.partial"
     if os.path.lexists(path):
-        raise UserError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
+        raise WriteError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.makedirs(partial)
-        tensors, scalars = _optimizer_state(model, optimizer)
-        save_file(_arrays(model.state_dict()), os.path.join(partial, MODEL_FILE))
-        if tensors:
-            save_file(tensors, os.path.join(partial, OPTIMIZER_FILE))
-        state = {
-            "iteration": iteration,
-            "config": dataclasses.asdict(config),
-            "best": best,
-            "optimizer": scalars,
-            # No random state: weights aside, every draw is a function of the seed and the iteration.
-            "versions": {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__},
-            "sha256": {name: _sha256(os.path.join(partial, name)) for name in sorted(os.listdir(partial))},
-        }
-        _write_state(partial, state)
-        for name in os.listdir(partial):
-            _flush(os.path.join(partial, name))
-        _flush(partial)
-        os.rename(partial, path)
+        os.rename(_write_partial(path, config, iteration, model, optimizer, record or {}), path)
         _flush(config.save_dir)
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"--save_dir {config.save_dir}: checkpoint {iteration} cannot be written ({reason}); "
-            "make room, or give another folder; older checkpoints are untouched"
-        ) from None
+    except OSError as error:
+        raise _unwritable(config, f"checkpoint {iteration}", error) from None
     return path
 
 
-def record_best(directory: str, best: Mapping[str, float]) -> None:
-    """Write the best test so far into a checkpoint that was saved before its test; the file is old or new, never half.
+def save_best(
+    config: Config,
+    iteration: int,
+    model: nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    record: Mapping[str, Any],
+) -> str | None:
+    """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
+
+    A run that went on from an older checkpoint may find a better one there, of iterations it has not reached again.
+
+    Returns:
+        its path, None where the one that stands there stays.
 
     Raises:
-        UserError: the checkpoint's state.json cannot be read or written.
+        WriteError: as from save_checkpoint.
     """
-    state = _read_state(f"--save_dir {os.path.dirname(directory)}", directory)
-    state["best"] = best
+    path = os.path.join(config.save_dir, BEST)
+    try:
+        restore_best(config.save_dir)
+        present = _best_of(path) if os.path.isdir(path) else None
+        if present is not None and is_better(present, record["best"]):
+            return None
+        partial = _write_partial(path, config, iteration, model, optimizer, record)
+        # Two renames, as no system call in reach swaps folders; restore_best mends what a kill leaves between them.
+        if os.path.lexists(path):
+            os.rename(path, path + PREVIOUS)
+        os.rename(partial, path)
+        _flush(config.save_dir)
+        shutil.rmtree(path + PREVIOUS, ignore_errors=True)
+    except OSError as error:
+        raise _unwritable(config, "the best checkpoint", error) from None
+    return path
+
+
+def is_better(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether a test's mean PSNR is above another's; None stands for a forecast without any error."""
+    return _psnr(first) > _psnr(second)
+
+
+def _psnr(figures: Mapping[str, Any]) -> float:
+    return math.inf if figures["psnr"] is None else figures["psnr"]
+
+
+def restore_best(save_dir: str) -> None:
+    """Bring the best checkpoint back to its name where a kill came while its place was taken."""
+    path = os.path.join(save_dir, BEST)
+    if os.path.isdir(path + PREVIOUS):
+        if os.path.isdir(path):
+            shutil.rmtree(path + PREVIOUS, ignore_errors=True)
+        else:
+            os.rename(path + PREVIOUS, path)
+
+
+def remove_old(config: Config) -> None:
+    """Remove all but the newest --keep_checkpoints checkpoints; the best is another folder and stays."""
+    if not config.keep_checkpoints:
+        return
+    try:
+        for iteration in checkpoints(config.save_dir)[: -config.keep_checkpoints]:
+            path = os.path.join(config.save_dir, str(iteration))
+            os.rename(path, path + PARTIAL)
+            shutil.rmtree(path + PARTIAL)
+    except OSError as error:
+        logger.warning("old checkpoints cannot be removed (%s: %s)", error.filename, error.strerror)
+
+
+def remove_partial(save_dir: str) -> None:
+    """Remove what a killed process left of checkpoints that it wrote or removed."""
+    for name in os.listdir(save_dir):
+        stem = name[: -len(PARTIAL)]
+        if name.endswith(PARTIAL) and (ITERATION.fullmatch(stem) or stem == BEST):
+            shutil.rmtree(os.path.join(save_dir, name), ignore_errors=True)
+
+
+def record_test(directory: str, record: Mapping[str, Any]) -> None:
+    """Write ``best`` and ``tested`` into a checkpoint saved before its test; state.json is old or new, never half.
+
+    Raises:
+        WriteError: the checkpoint's state.json cannot be written.
+    """
+    state = {**_read_state(f"--save_dir {os.path.dirname(directory)}", directory), **record}
     try:
         _write_state(directory, state)
     except OSError as error:
-        raise UserError(f"--save_dir {directory}: {STATE_FILE} cannot be written ({error.strerror})") from None
+        raise WriteError(f"--save_dir {directory}: {STATE_FILE} cannot be written ({_reason(error)})") from None
+
+
+def read_checkpoint(flag: str, directory: str) -> Checkpoint:
+    """Read and verify all that is needed to continue a run; ``flag`` begins the messages.
+
+    Raises:
+        UserError: no checkpoint there, or one that is damaged.
+    """
+    _check_directory(flag, directory)
+    state = _read_state(flag, directory)
+    missing = [key for key in ("iteration", "config", "sha256") if key not in state]
+    if missing:
+        what = f"has no {missing[0]}" if state else "is missing"
+        raise DamagedCheckpoint(f"{flag}: {STATE_FILE} {what}, so it cannot be continued; give another checkpoint")
+    known = {field.name for field in dataclasses.fields(Config)}
+    saved = {name: value for name, value in state["config"].items() if name in known}
+    try:
+        checked = dataclasses.asdict(Config(**saved))
+    except UserError as error:
+        raise DamagedCheckpoint(f"{flag}: {STATE_FILE} is damaged ({error}); give another checkpoint") from None
+    state["config"] = {name: checked[name] for name in saved}
+    weights = _read_tensors(flag, directory, MODEL_FILE, state)
+    has_state = OPTIMIZER_FILE in state["sha256"]
+    optimizer = _read_tensors(flag, directory, OPTIMIZER_FILE, state) if has_state else {}
+    return Checkpoint(directory, state, weights, optimizer)
+
+
+def restore(checkpoint: Checkpoint, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> None:
+    """Give network and optimizer the state they had when the checkpoint was written.
+
+    Raises:
+        UserError: the weights or the optimizer's state do not fit; the network is unchanged.
+    """
+    parameters = dict(model.named_parameters())
+    state: dict[str, Any] = {key: value for key, value in optimizer.state_dict().items() if key == "LR_Scheduler"}
+    for name, array in checkpoint.optimizer.items():
+        owner, _, accumulator = name.partition(":")
+        if owner not in parameters:
+            raise UserError(f"--resume {checkpoint.path}: {OPTIMIZER_FILE} has {name}, which is not in the network")
+        state[f"{parameters[owner].name}_{accumulator}"] = paddle.to_tensor(array)
+    _set_weights(f"--resume {checkpoint.path}", model, checkpoint.weights)
+    optimizer.set_state_dict(state)
 
 
 def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, Any]:
@@ -133,49 +251,115 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     saved = state.get("config", {})
     differing = [name for name in NETWORK_FLAGS if name in saved and saved[name] != getattr(config, name)]
     if differing:
-        there = ", ".join(f"--{name} {saved[name]}" for name in differing)
-        here = ", ".join(f"--{name} {getattr(config, name)}" for name in differing)
+        there, here = list_flags(differing, saved), list_flags(differing, dataclasses.asdict(config))
         raise UserError(f"{flag}: is of another network, made with {there}; this run has {here}; give the same")
-    arrays = _read_tensors(flag, directory, MODEL_FILE, state)
+    _set_weights(flag, model, _read_tensors(flag, directory, MODEL_FILE, state))
+    return state
+
+
+def _set_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
     expected = model.state_dict()
     mismatches = _mismatches(expected, arrays)
     if mismatches:
         raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
     for name, parameter in expected.items():
         parameter.set_value(arrays[name])
-    return state
+
+
+def _write_partial(
+    path: str,
+    config: Config,
+    iteration: int,
+    model: nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    record: Mapping[str, Any],
+) -> str:
+    """Write a checkpoint's files to ``<path>.partial``, flushed to disk, and return that; a failure leaves nothing."""
+    partial = path + PARTIAL
+    tensors = _optimizer_state(model, optimizer)
+    contents = {MODEL_FILE: to_bytes(_arrays(model.state_dict()))}
+    if tensors:
+        contents[OPTIMIZER_FILE] = to_bytes(tensors)
+    state = {
+        "iteration": iteration,
+        "config": dataclasses.asdict(config),
+        **record,
+        # No random state: weights aside, every draw is a function of the seed and the iteration.
+        "versions": {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+    }
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        for name, content in contents.items():
+            _write(os.path.join(partial, name), content)
+        _write_state(partial, state)
+        _flush(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return partial
+
+
+def list_flags(names: Sequence[str], values: Mapping[str, Any]) -> str:
+    """--name value of each, with commas between."""
+    return ", ".join(f"--{name} {values[name]}" for name in names)
+
+
+def _best_of(directory: str) -> Mapping[str, Any] | None:
+    """The figures of the checkpoint in best/; None where they cannot be read."""
+    try:
+        return _read_state(directory, directory).get("best")
+    except UserError:
+        return None
+
+
+def _unwritable(config: Config, what: str, error: OSError) -> WriteError:
+    return WriteError(
+        f"--save_dir {config.save_dir}: {what} cannot be written ({_reason(error)}); "
+        "make room, or give another folder; older checkpoints are untouched"
+    )
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or _line(error)
 
 
 def _write_state(directory: str, state: Mapping[str, Any]) -> None:
     path = os.path.join(directory, STATE_FILE)
-    with open(f"{path}.partial", "w", encoding="utf-8") as file:
-        json.dump(state, file, indent=1, allow_nan=False)
+    try:
+        _write(path + PARTIAL, json.dumps(state, indent=1, allow_nan=False).encode())
+        os.replace(path + PARTIAL, path)
+    except OSError:
+        if os.path.exists(path + PARTIAL):
+            os.remove(path + PARTIAL)
+        raise
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(f"{path}.partial", path)
 
 
 def _arrays(state_dict: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state_dict.items()}
 
 
-def _optimizer_state(
-    model: nn.Layer, optimizer: paddle.optimizer.Optimizer
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The optimizer's tensors and its other values, by the parameters' names in the network.
+def _optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, np.ndarray]:
+    """The optimizer's tensors, named <parameter in the network>:<accumulator>.
 
-    Paddle names them after its own counters (conv3d_7.w_0_moment1_0), which depend on what was built before.
+    Paddle names them after its own counters (conv3d_7.w_0_moment1_0), which depend on what was built before. What else
+    its state_dict holds is the learning rate's schedule, a function of the iteration.
     """
     names = {parameter.name: name for name, parameter in model.named_parameters()}
-    tensors, scalars = {}, {}
+    tensors = {}
     for key, value in optimizer.state_dict().items():
         owner = next((own for own in names if key.startswith(f"{own}_")), None)
-        name = f"{names[owner]}:{key[len(owner) + 1:]}" if owner else key
-        if isinstance(value, paddle.Tensor):
-            tensors[name] = np.ascontiguousarray(value.numpy())
-        else:
-            scalars[name] = value
-    return tensors, scalars
+        if owner and isinstance(value, paddle.Tensor):
+            tensors[f"{names[owner]}:{key[len(owner) + 1:]}"] = np.ascontiguousarray(value.numpy())
+    return tensors
 
 
 def _check_directory(flag: str, directory: str) -> None:
@@ -200,24 +384,44 @@ def _read_state(flag: str, directory: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
-        if not isinstance(state, dict) or not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
-            raise ValueError("not a checkpoint's state")
-        if not isinstance(state.get("iteration", 0), int):
+        if not _is_state(state):
             raise ValueError("not a checkpoint's state")
         return state
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{flag}: {STATE_FILE} is damaged ({_line(error)}); give another checkpoint") from None
+        raise DamagedCheckpoint(f"{flag}: {STATE_FILE} is damaged ({_line(error)}); give another checkpoint") from None
+
+
+def _is_state(state: Any) -> bool:
+    """Whether JSON that was read has the form of a checkpoint's state; any of its parts may be missing."""
+    if not isinstance(state, dict):
+        return False
+    best = state.get("best")
+    if not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
+        return False
+    if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips")):
+        return False
+    return best is None or (
+        isinstance(best, dict)
+        and _is_count(best.get("iteration"))
+        and isinstance(best.get("psnr", ""), (int, float, type(None)))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    path = os.path.join(directory, name)
     try:
+        with open(os.path.join(directory, name), "rb") as file:
+            content = file.read()
         expected = state.get("sha256", {}).get(name)
-        if expected is not None and _sha256(path) != expected:
+        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
             raise ValueError("its content is not what was written")
-        return load_file(path)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise UserError(f"{flag}: {name} is damaged ({_line(error)}); give another checkpoint") from None
+        return from_bytes(content)
+    # safetensors' own errors, and those of numpy on a header that lies about types and shapes.
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
+        raise DamagedCheckpoint(f"{flag}: {name} is damaged ({_line(error)}); give another checkpoint") from None
 
 
 def _mismatches(expected: Mapping[str, paddle.Tensor], found: Mapping[str, np.ndarray]) -> list[str]:
@@ -249,14 +453,6 @@ def _deciding_flag(name: str, there: list[int] | None = None, here: list[int] | 
     if name.startswith("decoder") or (name == "cells.0.conv_x.weight" and there[0] == here[0]):
         return "--patch_size, --img_channel or --num_hidden"
     return "--num_hidden"
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flush(path: str) -> None:

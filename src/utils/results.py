@@ -10,10 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.errors import UserError
+from src.errors import WriteError
 from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
 
 PICTURE_NAME = re.compile(r"(gt|pd)\d+\.png")
+METRICS_FILE = "metrics.json"
 BASELINE = "repeat_last_frame"
 UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE"}
 
@@ -81,7 +82,7 @@ def _cell(value: float | None, places: int) -> str:
 
 def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
     """Write metrics.json, whole or not at all, and return its path."""
-    path = os.path.join(directory, "metrics.json")
+    path = os.path.join(directory, METRICS_FILE)
     try:
         os.makedirs(directory, exist_ok=True)
         with open(f"{path}.partial", "w", encoding="utf-8") as file:
@@ -127,8 +128,8 @@ def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
             if frame.shape[2] == 3:
                 frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
             if not cv2.imwrite(path, frame):
-                raise UserError(f"{path}: cannot be written; make room, or give another --gen_frm_dir")
+                raise WriteError(f"{path}: cannot be written; make room, or give another --gen_frm_dir")
 
 
-def _unwritable(path: str, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be written ({error.strerror}); make room, or give another --gen_frm_dir")
+def _unwritable(path: str, error: OSError) -> WriteError:
+    return WriteError(f"{path}: cannot be written ({error.strerror}); make room, or give another --gen_frm_dir")

@@ -1,16 +1,19 @@
-"""Ctrl-C and SIGTERM (a cluster's or AI Studio's way to end a job) as a request to stop at the next safe point."""
+"""Ctrl-C, SIGTERM (a cluster's or AI Studio's way to end a job) and SIGHUP (a lost connection) as a request to stop at
+the next safe point."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """The run was asked to stop; ``status`` is the exit status that shells expect of a signal: 130 or 143."""
+    """The run was asked to stop; ``status`` is the exit status that shells expect of a signal: 130, 143 or 129."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -24,7 +27,7 @@ class StopRequest:
         self.number: int | None = None
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = handle_signals(self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -38,10 +41,21 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
+            if number == signal.SIGHUP:  # a closing terminal may send several: the kernel one, the shell another
+                return
             raise KeyboardInterrupt  # asked twice: at once, whatever is half done is lost
         self.number = number
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
+        try:
+            os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
+        except OSError:  # the terminal is gone
+            pass
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle the signals that stop a run; returns what handled them before. The SIGHUP that nohup ignores stays so."""
+    watched = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in watched}
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,45 @@
+"""--optimizer, --lr, --lr_schedule, --grad_clip, --weight_decay -> Paddle's optimizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import paddle
+
+from src.config import Config, lr_stages
+
+ADAM_BETAS = (0.95, 0.9995)  # of the paper
+
+
+def build_schedule(config: Config) -> paddle.optimizer.lr.LRScheduler:
+    """The learning rate of each iteration; ``schedule.step(iteration - 1)`` before iteration 1, 2, ... sets it.
+
+    The rate is a function of the iteration alone, so a run that is resumed needs no state of the schedule.
+    """
+    stages = lr_stages(config.lr_schedule) or [(config.lr, config.max_iterations)]
+    rates = [rate for rate, _ in stages]
+    ends = list(itertools.accumulate(iterations for _, iterations in stages))
+    return paddle.optimizer.lr.PiecewiseDecay(boundaries=ends, values=[*rates, rates[-1]])  # the last rate stays
+
+
+def build_optimizer(
+    config: Config, schedule: paddle.optimizer.lr.LRScheduler, parameters: Iterable[paddle.Tensor]
+) -> paddle.optimizer.Optimizer:
+    """The optimizer of a run, its learning rate taken from the schedule."""
+    common = {
+        "learning_rate": schedule,
+        "parameters": list(parameters),
+        # A number as weight_decay is Paddle's coupled L2 decay: its gradient is added to the loss's.
+        "weight_decay": config.weight_decay,
+        "grad_clip": paddle.nn.ClipGradByGlobalNorm(config.grad_clip) if config.grad_clip else None,
+    }
+    if config.optimizer == "adam":
+        return paddle.optimizer.Adam(beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1], **common)
+    return paddle.optimizer.SGD(**common)
+
+
+def gradient_norm(parameters: Iterable[paddle.Tensor]) -> float:
+    """Global L2 norm of the gradients, before --grad_clip."""
+    squares = [(parameter.grad**2).sum() for parameter in parameters if parameter.grad is not None]
+    return float(paddle.add_n(squares).sqrt())

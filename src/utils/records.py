@@ -1,0 +1,212 @@
+"""What a training leaves to look at: config.json, losses.csv, metrics.csv, curves.png and logs for VisualDL.
+
+None of them is needed to go on, so a record that cannot be written is told once and the training goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+
+from src.config import Config
+from src.utils.metrics import to_uint8
+from src.utils.results import BASELINE, UNITS
+
+CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
+LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
+METRICS = ("iteration", "clips", *UNITS, *(f"repeat_{name}" for name in UNITS))
+POINTS = 2000  # of a curve; more cannot be told apart
+ZOOM_TO = 64  # pixels: smaller frames are enlarged in VisualDL's pictures
+
+logger = logging.getLogger("e3d_lstm")
+
+
+class Records:
+    """Writes the records of a run into save_dir, and into --log_dir where that is given.
+
+    Args:
+        config: settings of the run.
+        iteration: the last iteration that is done. Lines of later ones, of a run that was killed after its last
+            checkpoint, are taken out: the iterations are done again.
+        device: what the run runs on.
+    """
+
+    def __init__(self, config: Config, iteration: int, device: str) -> None:
+        self.config = config
+        self.failed: set[str] = set()
+        self.visual_dl: Any = None
+        self.losses = self.metrics = None
+        self._attempt(CONFIG_FILE, self._write_config, device)
+        self.losses = self._attempt(LOSSES_FILE, self._open, LOSSES_FILE, LOSSES, iteration)
+        self.metrics = self._attempt(METRICS_FILE, self._open, METRICS_FILE, METRICS, iteration)
+        if config.log_dir:
+            self.visual_dl = _visual_dl(config.log_dir)
+
+    def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float, seconds: float) -> None:
+        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm, seconds."""
+        values = (loss, lr, eta, norm, seconds)
+        self._attempt(LOSSES_FILE, self._append, self.losses, (iteration, *values))
+        for name, value in zip(LOSSES[1:-1], values):
+            self._scalar(f"train/{name}", value, iteration)
+        self._scalar("train/ips", self.config.batch_size / seconds, iteration)
+
+    def test(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Record the figures of a test (what its metrics.json holds) and draw the curves anew."""
+        model, baseline = metrics["model"], metrics[BASELINE]
+        row = (iteration, metrics["sequences"], *(model[name] for name in UNITS), *(baseline[name] for name in UNITS))
+        self._attempt(METRICS_FILE, self._append, self.metrics, row)
+        for name in UNITS:
+            if model[name] is not None:
+                self._scalar(f"test/{name}", model[name], iteration)
+        self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
+
+    def forecast(self, iteration: int, number: int, true: np.ndarray, pred: np.ndarray) -> None:
+        """Give VisualDL a picture of a forecast: the true frames above, the predicted ones ``[steps, H, W, C]`` below.
+
+        Args:
+            iteration: of the test.
+            number: of the test batch, from 1.
+            true, pred: frames in [0, 1] (pred is clipped), of the same shape.
+        """
+        if self.visual_dl is None:
+            return
+        rows = [np.concatenate(list(to_uint8(frames)), axis=1) for frames in (true, pred)]
+        picture = np.concatenate(rows)
+        zoom = max(1, ZOOM_TO // true.shape[1])
+        picture = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        self._attempt("--log_dir", self.visual_dl.add_image, f"test/forecast_{number}", picture, iteration)
+
+    def close(self) -> None:
+        """Close the files."""
+        for name, file in ((LOSSES_FILE, self.losses), (METRICS_FILE, self.metrics), ("--log_dir", self.visual_dl)):
+            if file is not None:
+                self._attempt(name, file.close)
+
+    def _scalar(self, tag: str, value: float, iteration: int) -> None:
+        if self.visual_dl is not None:
+            self._attempt("--log_dir", self.visual_dl.add_scalar, tag, value, iteration)
+
+    def _attempt(self, name: str, write: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return write(*arguments)
+        except (OSError, ValueError, csv.Error) as error:  # ValueError: numbers in a file that someone has edited
+            if name not in self.failed:
+                self.failed.add(name)
+                logger.warning("%s cannot be written (%s); the training goes on without", name, error)
+            return None
+
+    def _write_config(self, device: str) -> None:
+        content = {
+            "flags": dataclasses.asdict(self.config),
+            "command": sys.argv,
+            "device": device,
+            "versions": {
+                "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
+                "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),
+            },
+        }  # fmt: skip
+        _replace(os.path.join(self.config.save_dir, CONFIG_FILE), json.dumps(content, indent=1))
+
+    def _open(self, name: str, header: Sequence[str], iteration: int) -> io.TextIOBase:
+        path = os.path.join(self.config.save_dir, name)
+        rows = [header, *(row for row in _rows(path) if int(row["iteration"]) <= iteration)]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows(row if row is header else [row[column] for column in header] for row in rows)
+        _replace(path, text.getvalue())
+        return open(path, "a", encoding="utf-8", newline="", buffering=1)
+
+    @staticmethod
+    def _append(file: io.TextIOBase | None, row: Sequence[Any]) -> None:
+        if file is not None:
+            csv.writer(file, lineterminator="\n").writerow(["" if value is None else value for value in row])
+
+
+def draw_curves(save_dir: str) -> None:
+    """Draw losses.csv and metrics.csv of save_dir: the loss, and PSNR beside that of repeating the last frame."""
+    from matplotlib.figure import Figure  # takes a second to load, and is not needed before the first test
+
+    losses = _columns(os.path.join(save_dir, LOSSES_FILE), ("iteration", "loss"))
+    tests = _columns(os.path.join(save_dir, METRICS_FILE), ("iteration", "psnr", "repeat_psnr"))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    iterations, loss = losses[:, 0], losses[:, 1]
+    stride = max(1, len(loss) // POINTS)
+    window = max(1, len(loss) // 50)
+    faint = 0.3 if window > 1 else 1.0  # behind its own mean
+    left.plot(iterations[::stride], loss[::stride], color="tab:blue", alpha=faint, linewidth=0.8, label="loss")
+    if window > 1:
+        mean = np.convolve(loss, np.ones(window) / window, mode="valid")
+        left.plot(
+            iterations[window - 1 :][::stride], mean[::stride], color="tab:blue", label=f"mean of {window} values"
+        )
+    left.set(xlabel="iteration", ylabel="loss", title="Training loss")
+    if len(loss) and loss.min() > 0:
+        left.set_yscale("log")
+    left.legend()
+    right.plot(tests[:, 0], tests[:, 1], marker="o", markersize=3, color="tab:orange", label="model")
+    right.plot(tests[:, 0], tests[:, 2], linestyle="--", color="grey", label="repeat the last frame")
+    right.set(xlabel="iteration", ylabel="PSNR, dB", title="Test")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100, format="png")
+    _replace(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    """The whole lines of a csv file; one that a kill has cut is left out."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        return [
+            row for row in csv.DictReader(file)
+            if None not in row and None not in row.values() and (row.get("iteration") or "").isdecimal()
+        ]  # fmt: skip
+
+
+def _columns(path: str, names: Sequence[str]) -> np.ndarray:
+    rows = [[float(row[name] or "nan") for name in names] for row in _rows(path)]
+    return np.array(rows, dtype=np.float64).reshape([-1, len(names)])
+
+
+def _replace(path: str, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    with open(f"{path}.partial", "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    os.replace(f"{path}.partial", path)
+
+
+def _visual_dl(log_dir: str) -> Any:
+    from visualdl import LogWriter
+
+    # VisualDL shows one file of a folder: a run that is resumed goes on writing its file.
+    os.makedirs(log_dir, exist_ok=True)
+    files = sorted(name for name in os.listdir(log_dir) if name.startswith("vdlrecords."))
+    return LogWriter(log_dir, file_name=files[-1] if files else "")
+
+
+def _source_version() -> str | None:
+    """The commit of the code, "-dirty" added where it was changed; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        folder = os.path.dirname(os.path.abspath(__file__))
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

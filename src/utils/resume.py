@@ -1,0 +1,135 @@
+"""--resume: which checkpoint a run goes on from, and whether it may."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+
+from src.config import NEWEST, Config
+from src.errors import UserError
+from src.utils.checkpoint import (
+    NAMES_SHOWN,
+    NETWORK_FLAGS,
+    Checkpoint,
+    DamagedCheckpoint,
+    checkpoints,
+    list_flags,
+    numbered,
+    read_checkpoint,
+)
+
+# Those that decide the clips, their order, and whether the optimizer's state fits: a run goes on with the same ones.
+RUN_FLAGS = (
+    *NETWORK_FLAGS, "dataset_name", "img_width", "input_length", "total_length", "batch_size", "seed", "optimizer",
+)  # fmt: skip
+DAMAGED = ".damaged"
+CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
+
+logger = logging.getLogger("e3d_lstm")
+
+
+def find_checkpoint(config: Config) -> Checkpoint | None:
+    """The checkpoint that --resume names, or the newest whole one of save_dir; None where save_dir has none at all.
+
+    Checkpoints that are damaged and newer are told, and get ``.damaged`` added to their names. Nothing is deleted.
+
+    Raises:
+        UserError: the checkpoint is of a run with other flags (they are listed), none is whole, or going on from it
+            would overwrite newer ones.
+    """
+    if config.resume != NEWEST:
+        chosen = read_checkpoint(f"--resume {config.resume}", config.resume)
+        _check_flags(config, chosen)
+        _check_nothing_newer(config, chosen)
+        return chosen
+    damaged: list[str] = []
+    for iteration in reversed(numbered(config.save_dir)):
+        path = os.path.join(config.save_dir, str(iteration))
+        try:
+            chosen = read_checkpoint(f"--resume {path}", path)
+            if chosen.state["iteration"] != iteration:
+                raise DamagedCheckpoint(f"--resume {path}: its state.json is of iteration {chosen.state['iteration']}")
+        except UserError as error:
+            logger.warning("%s", error)
+            damaged.append(path)
+            continue
+        _check_flags(config, chosen)
+        _check_keeping(config, chosen)
+        for path in damaged:
+            _move_aside(path)
+        return chosen
+    if damaged:
+        raise UserError(
+            f"--resume: no checkpoint in --save_dir {config.save_dir} is whole (tried {', '.join(damaged)}); "
+            "give another --save_dir to start again"
+        )
+    return None
+
+
+def check_clips(checkpoint: Checkpoint, clips: int) -> None:
+    """Compare the training set with the one of the checkpoint: a few lost clips are told, more are refused.
+
+    Raises:
+        UserError: another data set.
+    """
+    before = checkpoint.state.get("train_clips")
+    if before is None or before == clips:
+        return
+    if abs(clips - before) > CLIPS_MAY_DIFFER * before:
+        raise UserError(
+            f"--resume {checkpoint.path}: the training set had {before} clips, --train_data_paths has {clips}; "
+            "give the same data set"
+        )
+    logger.warning(
+        "the training set had %d clips when the checkpoint was written and has %d now: the run goes on, but takes the "
+        "clips in another order than it would have", before, clips,
+    )  # fmt: skip
+
+
+def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
+    saved = checkpoint.state["config"]
+    changed = [name for name in saved if name != "resume" and saved[name] != getattr(config, name)]
+    differing = [name for name in RUN_FLAGS if name in changed]
+    if differing:
+        there, here = list_flags(differing, saved), list_flags(differing, dataclasses.asdict(config))
+        raise UserError(
+            f"--resume {checkpoint.path}: its run was made with {there}; this one has {here}; give the same "
+            "(to start another run from its weights, give it as --pretrained_model)"
+        )
+    for name in changed:
+        logger.info("changed since the checkpoint: --%s %s (was %s)", name, getattr(config, name), saved[name])
+
+
+def _check_nothing_newer(config: Config, chosen: Checkpoint) -> None:
+    present = numbered(config.save_dir)
+    own = os.path.realpath(os.path.dirname(os.path.realpath(chosen.path))) == os.path.realpath(config.save_dir)
+    in_the_way = [str(number) for number in present if not own or number > chosen.state["iteration"]]
+    if in_the_way:
+        raise UserError(
+            f"--resume {chosen.path}: --save_dir {config.save_dir} holds checkpoints that the run would come upon "
+            f"({', '.join(in_the_way[:NAMES_SHOWN])}); give another --save_dir to go on from there, or move them away"
+        )
+
+
+def _check_keeping(config: Config, chosen: Checkpoint) -> None:
+    """A flag left out must not delete what the run was told to keep."""
+    before, now = chosen.state["config"].get("keep_checkpoints", 0), config.keep_checkpoints
+    present = len(checkpoints(config.save_dir))
+    if now and (not before or now < before) and present > now:
+        raise UserError(
+            f"--keep_checkpoints {now}: would delete {present - now} of the {present} checkpoints in --save_dir "
+            f"{config.save_dir}, made with --keep_checkpoints {before}; give that again, or move them away first"
+        )
+
+
+def _move_aside(path: str) -> None:
+    target, count = path + DAMAGED, 1
+    while os.path.lexists(target):
+        count += 1
+        target = f"{path}{DAMAGED}-{count}"
+    try:
+        os.rename(path, target)
+    except OSError as error:
+        raise UserError(f"{path}: is damaged and cannot be renamed ({error.strerror}); move it away") from None
+    logger.warning("moved the damaged checkpoint %s to %s", path, target)

@@ -1,0 +1,225 @@
+"""Files that are damaged, truncated or random: one line that names the file, never another exception."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from src import trainer
+from src.config import Config
+from src.data_provider.kth_action import read_grey
+from src.data_provider.mnist import MovingMNIST
+from src.errors import UserError
+from src.models.model_factory import build_model
+from src.utils.checkpoint import load_weights, read_checkpoint
+from src.utils.optimizer import build_optimizer, build_schedule
+from src.utils.resume import find_checkpoint
+from tests.conftest import settings_for
+
+MANY = settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def damaged(draw, content):
+    """The bytes with a few of them changed, a part cut out or doubled, the end cut off; or random ones."""
+    way = draw(st.sampled_from(["change", "cut", "remove", "double", "random"]))
+    if way == "random":
+        return draw(st.binary(max_size=200))
+    data = bytearray(content)
+    start = draw(st.integers(0, len(data) - 1))
+    end = min(len(data), start + draw(st.integers(1, 64)))
+    if way == "change":
+        for _ in range(draw(st.integers(1, 8))):
+            # Headers are short and at one of the ends: change them as often as the rest.
+            place = draw(st.one_of(st.integers(0, min(300, len(data) - 1)), st.integers(0, len(data) - 1)))
+            data[place] = draw(st.integers(0, 255))
+    elif way == "cut":
+        del data[start:]
+    elif way == "remove":
+        del data[start:end]
+    else:
+        data[start:start] = data[start:end]
+    return bytes(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=8,
+)
+
+
+class Contents(dict):
+    def __repr__(self):  # hypothesis prints it
+        return f"<{', '.join(self)}>"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(kth_sample, tmp_path_factory):
+    """A checkpoint of Adam as bytes, and a folder to put damaged ones in."""
+    folder = tmp_path_factory.mktemp("damaged")
+    config = settings_for(kth_sample, folder, max_iterations=1, test_interval=1, optimizer="adam")
+    trainer.train(config)
+    path = folder / "ck" / "1"
+    return config, path, Contents({name: (path / name).read_bytes() for name in sorted(os.listdir(path))})
+
+
+def only_user_errors(read):
+    try:
+        return read()
+    except UserError as error:
+        assert "\n" not in str(error)
+        return None
+
+
+def use_everything(config, path):
+    """All that a start from a checkpoint does: a resume and a start from its weights."""
+    resume = Config(**{**vars(config), "resume": "newest", "max_iterations": 2})
+    model = build_model(config)
+    found = only_user_errors(lambda: find_checkpoint(resume))
+    if found is not None:
+        optimizer = build_optimizer(config, build_schedule(config), model.parameters())
+        only_user_errors(lambda: trainer.restore(found, model, optimizer))
+        only_user_errors(lambda: trainer.check_clips(found, 18))
+    only_user_errors(lambda: load_weights(model, str(path), config))
+
+
+def put(path, contents):
+    for extra in path.parent.glob("1.damaged*"):
+        for file in extra.iterdir():
+            file.unlink()
+        extra.rmdir()
+    path.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+
+
+@MANY
+@given(data=st.data())
+def test_damaged_tensors_with_or_without_a_fitting_checksum(checkpoint, data):
+    config, path, contents = checkpoint
+    name = data.draw(st.sampled_from(["model.safetensors", "optimizer.safetensors"]))
+    content = data.draw(damaged(contents[name]))
+    state = json.loads(contents["state.json"])
+    if data.draw(st.booleans()):  # as one who means harm would leave it
+        state["sha256"][name] = hashlib.sha256(content).hexdigest()
+    put(path, {**contents, name: content, "state.json": json.dumps(state).encode()})
+    use_everything(config, path)
+
+
+@MANY
+@given(data=st.data())
+def test_a_damaged_state(checkpoint, data):
+    config, path, contents = checkpoint
+    put(path, {**contents, "state.json": data.draw(damaged(contents["state.json"]))})
+    use_everything(config, path)
+
+
+@MANY
+@given(key=st.sampled_from(["iteration", "config", "best", "tested", "train_clips", "sha256", "versions"]), value=JSON)
+def test_a_state_with_any_json_for_one_of_its_values(checkpoint, key, value):
+    config, path, contents = checkpoint
+    state = {**json.loads(contents["state.json"]), key: value}
+    put(path, {**contents, "state.json": json.dumps(state).encode()})
+    use_everything(config, path)
+
+
+@MANY
+@given(flag=st.sampled_from(["num_hidden", "img_width", "lr", "keep_checkpoints", "resume", "unknown"]), value=JSON)
+def test_a_state_with_any_json_for_one_of_its_flags(checkpoint, flag, value):
+    config, path, contents = checkpoint
+    state = json.loads(contents["state.json"])
+    state["config"][flag] = value
+    put(path, {**contents, "state.json": json.dumps(state).encode()})
+    use_everything(config, path)
+
+
+@MANY
+@given(shape=st.lists(st.integers(0, 2**40), max_size=5), kind=st.sampled_from(["F32", "F64", "BF16", "I8", "X"]),
+       offsets=st.lists(st.integers(0, 2**62), min_size=2, max_size=2))  # fmt: skip
+def test_a_safetensors_header_that_lies(checkpoint, shape, kind, offsets):
+    config, path, contents = checkpoint
+    header = json.dumps({"decoder.bias": {"dtype": kind, "shape": shape, "data_offsets": offsets}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(64)
+    put(path, {"model.safetensors": content})
+    (path / "state.json").unlink(missing_ok=True)
+    only_user_errors(lambda: load_weights(build_model(config), str(path), config))
+
+
+def test_the_checkpoint_of_these_tests_is_good_when_it_is_not_damaged(checkpoint):
+    config, path, contents = checkpoint
+    put(path, contents)
+    assert read_checkpoint("", str(path)).optimizer
+    load_weights(build_model(config), str(path), config)
+
+
+def picture(suffix):
+    image = np.random.default_rng(0).integers(0, 256, [24, 32, 3], dtype=np.uint8)
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+@MANY
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+def test_damaged_pictures(tmp_path, suffix, data):
+    path = tmp_path / f"image_0001{suffix}"
+    path.write_bytes(data.draw(damaged(picture(suffix))))
+    found = only_user_errors(lambda: read_grey(str(path)))
+    if found is not None:
+        assert found.dtype == np.float32 and found.ndim == 2 and 0 <= found.min() and found.max() <= 255
+
+
+def moving_mnist(compressed):
+    clips = np.array([[[0, 2], [4, 2]], [[2, 2], [6, 2]]], dtype=np.int32)
+    frames = np.random.default_rng(0).random([8, 1, 16, 16], np.float32)
+    file = io.BytesIO()
+    save = np.savez_compressed if compressed else np.savez
+    save(file, clips=clips, dims=np.array([[1, 16, 16]]), input_raw_data=frames)
+    return file.getvalue()
+
+
+def read_all(path):
+    dataset = MovingMNIST([str(path)], 4, 16)
+    return [dataset[index] for index in range(len(dataset))]
+
+
+@MANY
+@given(data=st.data())
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_npz(tmp_path, compressed, data):
+    path = tmp_path / "data.npz"
+    path.write_bytes(data.draw(damaged(moving_mnist(compressed))))
+    only_user_errors(lambda: read_all(path))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # damaged numbers are numbers
+@MANY
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["clips", "input_raw_data"])
+def test_npz_with_a_damaged_array_inside(tmp_path, name, data):
+    """The zip file is in order: its checksums do not catch what is inside."""
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(io.BytesIO(moving_mnist(False))) as source, zipfile.ZipFile(path, "w") as target:
+        for member in source.namelist():
+            content = source.read(member)
+            target.writestr(member, data.draw(damaged(content)) if member == f"{name}.npy" else content)
+    only_user_errors(lambda: read_all(path))
+
+
+@MANY
+@given(data=st.data())
+def test_damaged_npy(tmp_path, data):
+    file = io.BytesIO()
+    np.save(file, np.zeros([4, 2, 16, 16], dtype=np.uint8))
+    path = tmp_path / "mnist_test_seq.npy"
+    path.write_bytes(data.draw(damaged(file.getvalue())))
+    only_user_errors(lambda: read_all(path))

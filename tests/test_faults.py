@@ -1,0 +1,419 @@
+"""What happens at night: kills, full and lost disks, damaged files, files from strangers."""
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from scripts.make_sample_data import make_tree
+from src import trainer
+from src.errors import UserError
+from src.models.model_factory import build_model
+from src.utils.checkpoint import checkpoints, load_weights, read_checkpoint
+from tests.conftest import settings_for
+
+ROOT = Path(__file__).parent.parent
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+def log_of(config):
+    return (Path(config.save_dir) / "train.log").read_text()
+
+
+def at_iteration(monkeypatch, actions):
+    """Run actions[n]() just before iteration n."""
+    original = trainer.train_on_batch
+
+    def step(config, iteration, *arguments):
+        actions.get(iteration, lambda: None)()
+        return original(config, iteration, *arguments)
+
+    monkeypatch.setattr(trainer, "train_on_batch", step)
+
+
+# ---- SIGKILL
+
+
+KILLED_RUNS = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import src
+from src import trainer  # before the forks: loading paddle takes seconds
+from src.config import Config
+from src.utils.checkpoint import checkpoints, read_checkpoint
+
+rng = np.random.default_rng(0)
+flags = eval(sys.argv[2])
+save_dir = flags["save_dir"]
+reached, killed, rounds = 0, 0, 0
+while killed < int(sys.argv[3]):
+    rounds += 1
+    assert rounds < 100, "the runs end by themselves"
+    child = os.fork()
+    if child == 0:
+        sys.stdout = open(os.devnull, "w")
+        try:
+            trainer.train(Config(**flags))
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\\n".encode())
+            os._exit(1)
+        os._exit(0)
+    # Half of the kills anywhere, start-up included; half after the run has gone on by some iterations.
+    if rounds % 2:
+        while max(checkpoints(save_dir), default=0) <= reached and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.6))
+    try:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+    except (ProcessLookupError, ChildProcessError):
+        raise SystemExit("a run ended by itself")
+    assert os.WIFSIGNALED(status), "a run ended by itself"
+    killed += 1
+    for iteration in checkpoints(save_dir):
+        found = read_checkpoint("listed", os.path.join(save_dir, str(iteration)))
+        assert found.state["iteration"] == iteration
+    newest = max(checkpoints(save_dir), default=0)
+    assert newest >= reached, (newest, reached)
+    reached = newest
+print(killed, reached)
+"""
+
+
+def is_alive_with(process, argument):
+    try:
+        return argument in " ".join(process.cmdline())
+    except psutil.Error:  # a zombie, or gone
+        return False
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run_goes_on(
+    kth_sample, tmp_path, num_workers
+):
+    config = settings_for(
+        kth_sample, tmp_path, max_iterations=100000, snapshot_interval=1, test_interval=5, optimizer="adam",
+        resume="newest", keep_checkpoints=3, num_workers=num_workers, test_max_clips=2,
+    )  # fmt: skip
+    flags = repr(dataclasses.asdict(config))
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    killed, reached = map(int, result.stdout.split())
+    assert killed == 12 and reached > 12
+    assert not [process for process in psutil.process_iter() if is_alive_with(process, str(tmp_path))]
+    last = dataclasses.replace(config, max_iterations=reached + 1)
+    trainer.train(last)
+    assert checkpoints(config.save_dir)[-1] == reached + 1
+    assert f"going on from {config.save_dir}/{reached}" in log_of(config)
+    assert not [name for name in os.listdir(config.save_dir) if "partial" in name or "previous" in name]
+
+
+def test_a_kill_between_the_renames_of_the_best_checkpoint_loses_neither(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
+    trainer.train(config)
+    best = tmp_path / "ck" / "best"
+    best.rename(f"{best}.previous")
+    shutil.copytree(f"{best}.previous", f"{best}.partial")
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    assert read_checkpoint("", str(best)).state["iteration"] == 1
+    assert not [name for name in os.listdir(config.save_dir) if name.startswith("best.")]
+
+
+# ---- the disk
+
+
+@contextlib.contextmanager
+def no_file_above(size):
+    """A limit of the kernel: writing past it fails as a full disk does, at a byte in the middle of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_snapshots_but_not_the_run(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000)), 7: limit.close})
+    with limit:
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2, 8]
+    log = log_of(config)
+    for iteration in (4, 6):
+        assert f"checkpoint {iteration} cannot be written (File too large)" in log
+    assert log.count("the training goes on") >= 2 and "iteration 8/8, loss " in log
+    assert not [name for name in os.listdir(config.save_dir) if "partial" in name]
+    load_weights(build_model(config), f"{config.save_dir}/8", config)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_the_older_checkpoints(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2)
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000))})
+    message = "--save_dir .*checkpoint 5 cannot be written .File too large.; make room"
+    with limit, pytest.raises(UserError, match=message):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2]
+    monkeypatch.undo()
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    assert checkpoints(config.save_dir) == [2, 4, 5]
+
+
+@contextlib.contextmanager
+def permissions_that_count():
+    """Root writes where it has no permission; without the capability to do so it is refused like any user."""
+    if os.geteuid():
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    before, after = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, before):
+        pytest.skip("capabilities cannot be read")
+    libc.capget(header, after)
+    after[0] &= ~(1 << 1)  # effective: CAP_DAC_OVERRIDE
+    if libc.capset(header, after):
+        pytest.skip("capabilities cannot be dropped")
+    try:
+        yield
+    finally:
+        libc.capset(header, before)
+
+
+def test_a_save_dir_that_becomes_read_only_for_a_while_costs_snapshots_but_not_the_run(
+    kth_sample, tmp_path, monkeypatch
+):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
+    folders = [Path(config.save_dir), Path(config.gen_frm_dir)]
+    folders[1].mkdir()
+
+    def allow(mode):
+        for folder in folders:
+            folder.chmod(mode)
+
+    at_iteration(monkeypatch, {3: lambda: allow(0o555), 7: lambda: allow(0o755)})
+    with permissions_that_count():
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2, 8]
+    log = log_of(config)
+    assert "checkpoint 4 cannot be written (Permission denied)" in log
+    assert "results/4" in log and "iteration 8/8, loss " in log
+    assert [line for line in (tmp_path / "ck" / "metrics.csv").read_text().splitlines()[1:]]
+
+
+# ---- damaged checkpoints
+
+
+def cut(path):
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [cut, flip_a_byte, os.remove])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(kth_sample, tmp_path, damage, name):
+    if name == "state.json" and damage is flip_a_byte:
+        pytest.skip("a flipped bit may leave valid JSON: see the test below")
+    config = settings_for(kth_sample, tmp_path, max_iterations=3, snapshot_interval=1, optimizer="adam")
+    trainer.train(config)
+    whole = read_checkpoint("", f"{config.save_dir}/3")
+    damage(tmp_path / "ck" / "3" / name)
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    log = log_of(config)
+    assert f"{config.save_dir}/3: {name} is " in log or f"{config.save_dir}/3: no {name} in it" in log
+    assert f"going on from {config.save_dir}/2" in log
+    assert sorted(os.listdir(config.save_dir))[:4] == ["1", "2", "3", "3.damaged"]
+    again = read_checkpoint("", f"{config.save_dir}/3")
+    for key, array in whole.weights.items():
+        np.testing.assert_array_equal(again.weights[key], array)
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_touched(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, snapshot_interval=1)
+    trainer.train(config)
+    for iteration in (1, 2):
+        cut(tmp_path / "ck" / str(iteration) / "model.safetensors")
+    with pytest.raises(UserError, match="--resume: no checkpoint in --save_dir .* is whole .tried .*ck/2, .*ck/1"):
+        trainer.train(dataclasses.replace(config, resume="newest"))
+    assert checkpoints(config.save_dir) == [1, 2]
+
+
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.path),))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pickle_in_place_of_a_file_runs_no_code(kth_sample, tmp_path, name):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, optimizer="adam")
+    trainer.train(config)
+    trap = tmp_path / "trap"
+    pickle.loads(pickle.dumps(Payload(trap)))
+    assert trap.exists()  # the trap works
+    trap.unlink()
+    folder = tmp_path / "ck" / "1"
+    state = json.loads((folder / "state.json").read_text())
+    (folder / name).write_bytes(pickle.dumps(Payload(trap)))
+    # With its checksum in order, as one who means harm would leave it.
+    if name != "state.json":
+        state["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        read_checkpoint("--resume", str(folder))
+    with pytest.raises(UserError, match="no checkpoint in --save_dir .* is whole"):
+        trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2))
+    if name != "optimizer.safetensors":  # weights alone are read from these two
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            load_weights(build_model(config), str(folder), config)
+    assert not trap.exists()
+
+
+# ---- data
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Train: 5 clips of one recording; test: 5 of another."""
+    make_tree(tmp_path / "data", ["01", "17"], ["boxing"], frames=30, size=(32, 32), seed=0, scenarios=1)
+    return tmp_path / "data"
+
+
+def spoil(path, how):
+    time.sleep(0.02)  # the file system's clock ticks every few milliseconds
+    path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("how", ["gone", "broken"])
+def test_an_image_lost_during_a_run_is_told_once_and_another_clip_takes_its_place(
+    data, tmp_path, monkeypatch, how, num_workers
+):
+    config = settings_for(data, tmp_path, batch_size=1, max_iterations=20, num_workers=num_workers, test_interval=10)
+    image = next(data.glob("boxing/person01*/image_0015.jpg"))
+    at_iteration(monkeypatch, {2: lambda: spoil(image, how)})
+    trainer.train(config)
+    log = log_of(config)
+    assert log.count(f"lost: {image}: cannot be read") == 1 and "another clip takes its place" in log
+    assert checkpoints(config.save_dir) == [20] and "iteration 20/20, loss " in log
+
+
+def test_a_test_whose_image_is_lost_is_left_out_and_the_training_goes_on(data, tmp_path, monkeypatch):
+    config = settings_for(data, tmp_path, batch_size=1, max_iterations=5, test_interval=2)
+    image = next(data.glob("boxing/person17*/image_0015.jpg"))
+    at_iteration(monkeypatch, {3: lambda: spoil(image, "gone")})
+    trainer.train(config)
+    assert "no test after iteration 4, as every one of its clips is needed:" in log_of(config)
+    assert checkpoints(config.save_dir) == [5]
+    assert (tmp_path / "results" / "2" / "metrics.json").exists()
+    assert not (tmp_path / "results" / "4" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_data_set_that_is_gone_ends_the_run_with_a_checkpoint(data, tmp_path, monkeypatch, num_workers):
+    config = settings_for(data, tmp_path, batch_size=1, max_iterations=50, num_workers=num_workers)
+    at_iteration(monkeypatch, {4: lambda: shutil.rmtree(data)})
+    with pytest.raises(UserError, match=r"image_\d+.jpg: cannot be read .No such file"):
+        trainer.train(config)
+    assert len(checkpoints(config.save_dir)) == 1
+
+
+def workers():
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_same(
+    kth_sample, tmp_path, monkeypatch, number
+):
+    undisturbed = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
+    trainer.train(undisturbed)
+    (tmp_path / "other").mkdir()
+    config = settings_for(kth_sample, tmp_path / "other", max_iterations=12, num_workers=2)
+    before = set(workers())
+    at_iteration(monkeypatch, {3: lambda: (set(workers()) - before).pop().send_signal(number)})
+    trainer.train(config)
+    assert "a process that reads frames was killed; starting it again" in log_of(config)
+    one, two = (read_checkpoint("", f"{folder}/12") for folder in (undisturbed.save_dir, config.save_dir))
+    for name, array in one.weights.items():
+        np.testing.assert_array_equal(array, two.weights[name])
+
+
+def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
+    config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
+    monkeypatch.setattr("src.data_provider.datasets_factory._prepare_worker", lambda worker: os.kill(os.getpid(), 9))
+    with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
+        trainer.train(config)
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("where", ["loss", "weights"])
+def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(kth_sample, tmp_path, monkeypatch, where):
+    config = settings_for(kth_sample, tmp_path, max_iterations=9, snapshot_interval=2)
+    original = trainer.prediction_loss
+    if where == "loss":
+        calls = []
+
+        def loss(predictions, patches):
+            calls.append(1)
+            return original(predictions, patches) * (float("nan") if len(calls) == 6 else 1.0)
+
+        monkeypatch.setattr(trainer, "prediction_loss", loss)
+        found = "the loss of iteration 6 is nan"
+    else:
+        step = trainer.train_on_batch
+
+        def ruining_step(config, iteration, model, *arguments):
+            loss = step(config, iteration, model, *arguments)
+            if iteration == 6:
+                model.decoder.bias.set_value(model.decoder.bias * float("inf"))
+            return loss
+
+        monkeypatch.setattr(trainer, "train_on_batch", ruining_step)
+        found = "after iteration 6 decoder.bias is not finite"
+    with pytest.raises(UserError, match=f"({found}).*go on from .*ck/4 with --resume"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2, 4]
+    monkeypatch.undo()
+    trainer.train(dataclasses.replace(config, resume="newest", lr=1e-4, max_iterations=6))
+    assert checkpoints(config.save_dir) == [2, 4, 6]
+
+
+def test_the_limit_on_file_size_is_the_kernels():
+    with tempfile.NamedTemporaryFile() as file, no_file_above(1000), pytest.raises(OSError):
+        file.write(b"x" * 5000)
+        file.flush()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"x" * 5000)
+        file.flush()

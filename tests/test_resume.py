@@ -1,0 +1,343 @@
+"""--resume: a continued run is the uninterrupted one; schedules, best and kept checkpoints, records."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from src import trainer
+from src.config import LR_SCHEDULES, Config
+from src.data_provider.datasets_factory import build_dataset
+from src.errors import UserError
+from src.utils.checkpoint import checkpoints, read_checkpoint
+from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
+from src.utils.signals import Stopped
+from tests.conftest import settings_for
+
+ROOT = Path(__file__).parent.parent
+TABLE = [
+    (1e-3, 20000), (5e-4, 20000), (2.5e-4, 20000), (1e-4, 25000), (5e-5, 30000), (2e-5, 30000), (1e-5, 30000),
+    (5e-6, 40000), (2e-6, 40000), (1e-6, 40000), (5e-7, 40000), (2e-7, 40000), (1e-7, 40000),
+]  # fmt: skip
+
+
+def rows_of(config, name):
+    with open(os.path.join(config.save_dir, name), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses_of(config):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows_of(config, "losses.csv")]
+
+
+def assert_same_checkpoint(first, second):
+    """Weights, optimizer state and state.json, the paths of the two runs apart."""
+    one, two = read_checkpoint("first", first), read_checkpoint("second", second)
+    for arrays, others in ((one.weights, two.weights), (one.optimizer, two.optimizer)):
+        assert arrays.keys() == others.keys()
+        for name in arrays:
+            np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+    for state in (one.state, two.state):
+        for flag in ("save_dir", "gen_frm_dir", "resume"):
+            del state["config"][flag]
+    assert one.state == two.state
+
+
+def stop_after(monkeypatch, iteration, number=signal.SIGTERM):
+    """Send this process a signal while it is in the given iteration."""
+    original = trainer.train_on_batch
+
+    def step(config, current, *arguments):
+        if current == iteration:
+            os.kill(os.getpid(), number)
+        return original(config, current, *arguments)
+
+    monkeypatch.setattr(trainer, "train_on_batch", step)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
+    kth_sample, tmp_path, monkeypatch, optimizer, num_workers
+):
+    """12 iterations of 3 clips from 7: the stops at 4 and 9 lie in the middle of epochs and of a stage."""
+    common = {
+        "optimizer": optimizer, "num_workers": num_workers, "max_iterations": 12, "batch_size": 3, "test_interval": 3,
+        "snapshot_interval": 5, "lr_schedule": "1e-3:5,5e-4:5,1e-4:5", "reverse_input": True, "grad_clip": 5.0,
+        "sampling_start_value": 0.6, "sampling_changing_rate": 0.01,
+    }  # fmt: skip
+    runs = []
+    for name in ("one", "pieces"):
+        (tmp_path / name).mkdir()
+        runs.append(settings_for(kth_sample, tmp_path / name, **common))
+    one, pieces = runs
+    trainer.train(one)
+    for iteration in (4, 9):
+        with monkeypatch.context() as context:
+            stop_after(context, iteration)
+            with pytest.raises(Stopped):
+                trainer.train(dataclasses.replace(pieces, resume="newest"))
+        assert checkpoints(pieces.save_dir)[-1] == iteration
+    trainer.train(dataclasses.replace(pieces, resume="newest"))
+
+    assert checkpoints(one.save_dir) == [5, 10, 12] and checkpoints(pieces.save_dir) == [4, 5, 9, 10, 12]
+    for iteration in (5, 10, 12):
+        assert_same_checkpoint(f"{one.save_dir}/{iteration}", f"{pieces.save_dir}/{iteration}")
+    assert_same_checkpoint(f"{one.save_dir}/best", f"{pieces.save_dir}/best")
+    assert losses_of(one) == losses_of(pieces) and [row["iteration"] for row in losses_of(one)] == [
+        str(iteration) for iteration in range(1, 13)
+    ]
+    assert rows_of(one, "metrics.csv") == rows_of(pieces, "metrics.csv") and len(rows_of(one, "metrics.csv")) == 4
+    log = (Path(pieces.save_dir) / "train.log").read_text()
+    assert log.count("iteration 5/12, ") == 1 and "going on from " in log
+
+
+def test_a_run_is_continued_from_the_command_line_after_sigterm(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=400, display_interval=1, snapshot_interval=1000)
+    arguments = [sys.executable, str(ROOT / "runp.py"), "--resume"]
+    for flag in dataclasses.fields(Config):
+        if flag.name != "resume":
+            arguments += [f"--{flag.name}", str(getattr(config, flag.name))]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "no checkpoint in" in "".join(next(process.stdout) for _ in range(3))
+    for line in process.stdout:
+        if "iteration 3/400" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    (stopped,) = checkpoints(config.save_dir)
+    result = subprocess.run([*arguments, "--max_iterations", str(stopped + 2)], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert f"going on from {config.save_dir}/{stopped}" in result.stdout
+    assert f"iteration {stopped + 1}/{stopped + 2}, loss " in result.stdout and "iteration 3/" not in result.stdout
+    assert checkpoints(config.save_dir) == [stopped, stopped + 2]
+    again = subprocess.run([*arguments, "--max_iterations", str(stopped + 2)], capture_output=True, text=True)
+    assert again.returncode == 0 and f"done: {stopped + 2} iterations" in again.stdout
+
+
+def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=4, snapshot_interval=2)
+    trainer.train(config)
+    first = f"{config.save_dir}/2"
+    with pytest.raises(UserError, match=r"holds checkpoints that the run would come upon \(4\)"):
+        trainer.train(dataclasses.replace(config, resume=first))
+    other = tmp_path / "other"
+    other.mkdir()
+    trainer.train(dataclasses.replace(config, resume=first, save_dir=str(other)))
+    assert checkpoints(str(other)) == [4]
+    one, two = (read_checkpoint("", f"{folder}/4") for folder in (config.save_dir, other))
+    for name, array in one.weights.items():
+        np.testing.assert_array_equal(array, two.weights[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"num_hidden": "4,4,4"}, ["--num_hidden 4,4", "--num_hidden 4,4,4"]),
+        ({"batch_size": 1, "seed": 5}, ["--batch_size 2, --seed 0", "--batch_size 1, --seed 5"]),
+        ({"img_width": 32}, ["--img_width 16", "--img_width 32"]),
+        ({"total_length": 7}, ["--total_length 6", "--total_length 7"]),
+        ({"optimizer": "adam"}, ["--optimizer sgd", "--optimizer adam"]),
+        ({"dataset_name": "mnist"}, ["--dataset_name action", "--dataset_name mnist"]),
+    ],
+)
+def test_flags_of_network_and_data_that_differ_are_listed(kth_sample, tmp_path, settings, parts):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    trainer.train(config)
+    with pytest.raises(UserError) as error:
+        trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, **settings))
+    assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
+    assert checkpoints(config.save_dir) == [1]
+
+
+def test_other_flags_may_change_and_the_log_says_so(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    trainer.train(config)
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, lr=1e-4))
+    log = (tmp_path / "ck" / "train.log").read_text()
+    assert "changed since the checkpoint: --lr 0.0001 (was 0.001)" in log and "iteration 2/2, loss " in log
+    assert [float(row["lr"]) for row in losses_of(config)] == [1e-3, 1e-4]
+
+
+def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    trainer.train(config)
+    path = tmp_path / "ck" / "1" / "state.json"
+    state = json.loads(path.read_text())
+    clips = state["train_clips"]
+    assert clips == len(build_dataset(config, "train"))
+    again = dataclasses.replace(config, resume="newest", max_iterations=2)
+    path.write_text(json.dumps({**state, "train_clips": clips * 2}))
+    with pytest.raises(UserError, match=f"had {clips * 2} clips, --train_data_paths has {clips}"):
+        trainer.train(again)
+    monkeypatch.setattr("src.utils.resume.CLIPS_MAY_DIFFER", 0.5)
+    trainer.train(again)
+    assert f"had {clips * 2} clips when" in (tmp_path / "ck" / "train.log").read_text()
+
+
+def test_two_runs_in_one_folder_are_refused(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom src.utils.log import log_to\n"
+        "log_to(sys.argv[2]); print('locked', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), config.save_dir]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="--save_dir .*another process is training there"):
+            trainer.train(config)
+        other.communicate("\n")
+    trainer.train(config)
+
+
+# ---- learning rate and optimizer
+
+
+def test_the_kth_schedule_is_the_table_at_every_boundary_and_from_any_start():
+    schedule = build_schedule(Config(lr_schedule="kth"))
+    end = 0
+    for rate, iterations in TABLE:
+        for iteration in (end + 1, end + 2, end + iterations // 2, end + iterations):
+            schedule.step(iteration - 1)
+            assert schedule.get_lr() == rate, iteration
+            resumed = build_schedule(Config(lr_schedule="kth"))
+            resumed.step(iteration - 1)
+            assert resumed.get_lr() == rate
+        end += iterations
+    assert end == 415000
+    for iteration in (end + 1, 10**7):
+        schedule.step(iteration - 1)
+        assert schedule.get_lr() == 1e-7
+    assert len(LR_SCHEDULES["kth"].split(",")) == len(TABLE)
+
+
+def test_the_rate_of_the_schedule_is_the_one_that_trains_also_after_a_resume(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, lr_schedule="1e-3:2,5e-4:3", max_iterations=3)
+    trainer.train(config)
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=7))
+    assert [float(row["lr"]) for row in losses_of(config)] == [1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 5e-4, 5e-4]
+    assert "ends before the 5 iterations" in (tmp_path / "ck" / "train.log").read_text()
+
+
+def test_gradients_are_clipped_by_their_global_norm_and_adam_has_the_papers_betas():
+    config = Config(grad_clip=0.5, weight_decay=0, lr=1.0)
+    weights = [paddle.create_parameter([3], "float32"), paddle.create_parameter([2, 2], "float32")]
+    before = [weight.numpy().copy() for weight in weights]
+    loss = sum((weight * 3.0).sum() for weight in weights)
+    loss.backward()
+    assert gradient_norm(weights) == pytest.approx(3 * np.sqrt(7), rel=1e-6)
+    build_optimizer(config, build_schedule(config), weights).step()
+    step = np.concatenate([(b - w.numpy()).ravel() for b, w in zip(before, weights)])
+    assert np.linalg.norm(step) == pytest.approx(0.5, rel=1e-5)
+    adam = build_optimizer(Config(optimizer="adam"), build_schedule(config), weights)
+    assert (adam._beta1, adam._beta2) == (0.95, 0.9995)
+
+
+# ---- best and kept checkpoints, tests on a part of the set
+
+
+def test_the_newest_checkpoints_are_kept_beside_the_best(kth_sample, tmp_path):
+    config = settings_for(
+        kth_sample, tmp_path, max_iterations=9, snapshot_interval=2, test_interval=1, keep_checkpoints=2
+    )
+    trainer.train(config)
+    assert checkpoints(config.save_dir) == [8, 9]
+    tests = {int(row["iteration"]): float(row["psnr"]) for row in rows_of(config, "metrics.csv")}
+    best = read_checkpoint("", f"{config.save_dir}/best")
+    assert len(tests) == 9 and best.state["iteration"] == max(tests, key=tests.get) == best.state["best"]["iteration"]
+    assert not [name for name in os.listdir(config.save_dir) if "partial" in name or "previous" in name]
+    # The best can be tested like any other.
+    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/best"))
+    alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
+    assert alone["model"]["psnr"] == max(tests.values())
+
+
+def test_a_flag_left_out_does_not_delete_what_was_to_be_kept(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=7, snapshot_interval=1, keep_checkpoints=0)
+    trainer.train(config)
+    again = dataclasses.replace(config, resume="newest", max_iterations=8)
+    with pytest.raises(UserError, match="--keep_checkpoints 5: would delete 2 of the 7 checkpoints"):
+        trainer.train(dataclasses.replace(again, keep_checkpoints=5))
+    assert checkpoints(config.save_dir) == [1, 2, 3, 4, 5, 6, 7]
+    trainer.train(again)
+    assert len(checkpoints(config.save_dir)) == 8
+
+
+def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
+    trainer.train(config)
+    path = tmp_path / "ck" / "best" / "state.json"
+    state = json.loads(path.read_text())
+    state["best"].update(psnr=99.0, iteration=7)
+    path.write_text(json.dumps(state))
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=4))
+    assert json.loads(path.read_text())["best"]["psnr"] == 99.0
+
+
+def test_a_test_inside_training_can_take_a_part_of_the_set_spread_evenly(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1, test_max_clips=2)
+    dataset = build_dataset(config, "test")
+    trainer.train(config)
+    metrics = json.loads((tmp_path / "results" / "1" / "metrics.json").read_text())
+    assert len(dataset) > 2 and metrics["sequences"] == 2
+    picture = cv2.imread(str(tmp_path / "results" / "1" / "1" / "gt01.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(picture, (dataset[0][0, :, :, 0] * 255).astype(np.uint8))
+    assert trainer._spread(dataset, 2)[1].tobytes() == dataset[len(dataset) // 2].tobytes()
+    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/1"))
+    alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
+    assert alone["sequences"] == len(dataset)
+
+
+# ---- records
+
+
+def test_a_run_leaves_its_flags_figures_and_curves(kth_sample, tmp_path):
+    config = settings_for(
+        kth_sample, tmp_path, max_iterations=4, test_interval=2, log_dir=str(tmp_path / "vdl"), num_save_samples=2
+    )
+    trainer.train(config)
+    run = json.loads((tmp_path / "ck" / "config.json").read_text())
+    assert Config(**run["flags"]) == config and run["versions"]["paddle"] == paddle.__version__
+    tests = rows_of(config, "metrics.csv")
+    for row in tests:
+        metrics = json.loads((tmp_path / "results" / row["iteration"] / "metrics.json").read_text())
+        assert int(row["clips"]) == metrics["sequences"]
+        for name in ("psnr", "ssim", "mse"):
+            assert float(row[name]) == metrics["model"][name]
+            assert float(row[f"repeat_{name}"]) == metrics["repeat_last_frame"][name]
+    curves = cv2.imread(str(tmp_path / "ck" / "curves.png"))
+    assert curves.shape == (400, 1000, 3) and curves.std() > 10
+
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=6))
+    from visualdl import LogReader
+
+    (name,) = os.listdir(tmp_path / "vdl")
+    reader = LogReader(file_path=str(tmp_path / "vdl" / name))
+    tags = reader.get_tags()
+    assert set(tags["scalar"]) == {
+        "train/loss", "train/lr", "train/eta", "train/gradient_norm", "train/ips", "test/psnr", "test/ssim", "test/mse"
+    }  # fmt: skip
+    assert set(tags["image"]) == {"test/forecast_1", "test/forecast_2"}
+    logged = {point.id: point.value for point in reader.get_data("scalar", "train/loss")}
+    assert logged == pytest.approx({int(row["iteration"]): float(row["loss"]) for row in losses_of(config)}, rel=1e-6)
+
+
+def test_lines_of_iterations_that_are_done_again_are_taken_out(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2)
+    trainer.train(config)
+    whole = losses_of(config)
+    with open(tmp_path / "ck" / "losses.csv", "a") as file:
+        file.write("3,1.0,0.1,0.5,1.0,0.1\n4,1.0,0")  # of a run that was killed, the last line cut
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=3))
+    rows = losses_of(config)
+    assert rows[:2] == whole and [row["iteration"] for row in rows] == ["1", "2", "3"] and rows[2]["loss"] != "1.0"
