@@ -40,5 +40,5 @@ exec "$(runtime_python)" "$ROOT/runp.py" \
   --snapshot_interval 500 \
   --test_max_clips 200 \
   --num_save_samples 10 \
-  --resume \
+  --resume True \
   "${MORE[@]}"

@@ -12,7 +12,7 @@ DATA=quickstart/data
 # The smallest network that learns to move a figure on in minutes. The full size is in paddle_e3d_lstm_kth_train.sh.
 NETWORK=(--img_width 32 --patch_size 4 --num_hidden 64 --filter_size 3 --input_length 5 --total_length 10)
 
-if [ -e quickstart/data ]; then
+if [ -e quickstart/data ] || [ -e quickstart/checkpoints ] || [ -e quickstart/results ]; then
   earlier="quickstart/earlier-$(date +%Y%m%d-%H%M%S)"
   say "moving the run before to $earlier"
   mkdir -p "$earlier"

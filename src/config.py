@@ -23,6 +23,7 @@ from src.errors import UserError
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist")
 OPTIMIZERS = ("sgd", "adam")
+FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
 NEWEST = "newest"  # --resume without a directory
 # Learning rates by name: rate:iterations of each stage. The schedule this port was tuned with for KTH.
 LR_SCHEDULES = {
@@ -109,7 +110,7 @@ def lr_stages(schedule: str) -> list[tuple[float, int]]:
         try:
             rate, iterations = stage.split(":")
             stages.append((parse_float(rate), parse_int(iterations)))
-            if not (stages[-1][0] > 0 and stages[-1][1] > 0):
+            if not (0 < stages[-1][0] <= FLOAT32_LIMIT and stages[-1][1] > 0):
                 raise ValueError
         except ValueError:
             raise ValueError(
@@ -202,18 +203,21 @@ class Config:
     optimizer: str = _flag(
         "sgd", parse_text, "sgd, or adam (betas 0.95 and 0.9995, as in the paper)", choices=OPTIMIZERS
     )
-    lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0)
+    lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0, maximum=FLOAT32_LIMIT)
     lr_schedule: str = _flag(
         "", parse_schedule,
         "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
         "kth: the table of the README",
     )  # fmt: skip
     grad_clip: float = _flag(
-        0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never", minimum=0.0
+        0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never",
+        minimum=0.0, maximum=FLOAT32_LIMIT,
+    )  # fmt: skip
+    weight_decay: float = _flag(
+        5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0, maximum=FLOAT32_LIMIT
     )
-    weight_decay: float = _flag(5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0)
     batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1, maximum=65536)
-    max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1)
+    max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1, maximum=10**9)
     display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
     test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
     snapshot_interval: int = _flag(500, parse_int, "iterations between two checkpoints", minimum=1)
@@ -254,7 +258,10 @@ class Config:
             raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
         default_lr = self.__dataclass_fields__["lr"].default
         if self.lr_schedule and self.lr != default_lr:
-            raise UserError(f"--lr {self.lr:g} and --lr_schedule {self.lr_schedule} are both given; leave one out")
+            raise UserError(
+                f"--lr {self.lr:g} and --lr_schedule {self.lr_schedule} are both given; leave one out "
+                "(in a script that gives the schedule: --lr_schedule '')"
+            )
 
     @property
     def hidden_sizes(self) -> list[int]:

@@ -48,7 +48,7 @@ from src.utils.results import (
     write_metrics,
     write_pictures,
 )
-from src.utils.resume import check_clips, find_checkpoint
+from src.utils.resume import check_clips, find_checkpoint, is_own
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from src.utils.signals import Stopped, StopRequest
 
@@ -77,12 +77,14 @@ def train(config: Config) -> None:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The
             checkpoints written before stay.
     """
-    if not config.resume:
+    if not config.resume:  # before the log is opened
         _refuse_to_overwrite(config)
     log_to(config.save_dir)
-    remove_partial(config.save_dir)
     restore_best(config.save_dir)
     start = find_checkpoint(config) if config.resume else None
+    if start is None:
+        _refuse_to_overwrite(config)
+    remove_partial(config.save_dir, start.path if start else "")
     device = set_device(config.device)
     paddle.seed(config.seed)
     train_set, test_set = build_dataset(config, "train"), build_dataset(config, "test")
@@ -97,7 +99,8 @@ def train(config: Config) -> None:
     if start is not None:
         check_clips(start, len(train_set))
         restore(start, model, optimizer)
-        run.finished = run.saved = start.state["iteration"]
+        run.finished = start.state["iteration"]
+        run.saved = run.finished if is_own(config, start) else 0
         run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
         logger.info("going on from %s", start.path)
     elif config.pretrained_model:
@@ -105,9 +108,11 @@ def train(config: Config) -> None:
     if start is None and config.resume:
         logger.info("--resume: no checkpoint in %s yet; starting at iteration 1", config.save_dir)
     logger.debug("settings: %s", dataclasses.asdict(config))
+    if run.finished > config.max_iterations:
+        logger.warning("--max_iterations %d: the run has %d already", config.max_iterations, run.finished)
     _tell_of_unused_schedule(config)
 
-    records = Records(config, run.finished, device)
+    records = Records(config, run.finished, run.tested, device)
     progress = Progress(config, run.finished)
     batches = train_batches(config, train_set, run.finished + 1)
     try:
@@ -136,9 +141,12 @@ def train(config: Config) -> None:
                 run.save()
     except Diverged:  # nothing since the last checkpoint is worth keeping
         raise
-    except (UserError, Stopped):  # a broken file, a signal: keep what has been learnt
+    except (UserError, Stopped) as error:  # a broken file, a signal: keep what has been learnt
         if run.finished > run.saved:
-            run.save()
+            try:
+                run.save()
+            except UserError as failure:
+                raise UserError(f"{error}; {failure}") from None
         raise
     finally:
         batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
@@ -189,9 +197,10 @@ class _Run:
         self.tested = self.finished
         latest = {"iteration": self.finished, **{name: metrics["model"][name] for name in UNITS}}
         if self.best is None or is_better(latest, self.best):
-            self.best = latest
             with _written_or_told(self.config):
-                path = save_best(self.config, self.finished, self.model, self.optimizer, self.record)
+                record = {**self.record, "best": latest}
+                path = save_best(self.config, self.finished, self.model, self.optimizer, record)
+                self.best = latest  # not where it could not be written: the next good test is to take its place
                 if path:
                     logger.info("best so far: %s", path)
         if self.saved == self.finished:
@@ -207,8 +216,8 @@ def _test_in_training(run: _Run, test_set: paddle.io.Dataset, records: Records, 
     except LostFile as error:
         logger.warning("no test after iteration %d, as every one of its clips is needed: %s", iteration, error)
         return
+    records.test(iteration, metrics)  # first: a kill between the two has the test done again, not its line lost
     run.take_test(metrics)
-    records.test(iteration, metrics)
 
 
 def _spread(dataset: paddle.io.Dataset, limit: int) -> paddle.io.Dataset:
@@ -344,11 +353,11 @@ def evaluate(
             stop.check()
         pred = predict(config, model, batch)
         if not np.isfinite(pred).all():
+            what = f"predictions of test batch {number} are not finite"
+            if config.is_training:
+                raise Diverged(config, what)
             raise UserError(
-                f"--pretrained_model {config.pretrained_model}: predictions of test batch {number} are not finite; "
-                "its training diverged: give an earlier checkpoint"
-                if not config.is_training
-                else f"--lr {config.lr:g}: predictions of test batch {number} are not finite; lower the rate"
+                f"--pretrained_model {config.pretrained_model}: {what}; its training diverged: give an earlier one"
             )
         frames = batch.numpy()
         true = frames[:, config.input_length :]

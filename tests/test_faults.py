@@ -191,7 +191,7 @@ def permissions_that_count():
     if libc.capget(header, before):
         pytest.skip("capabilities cannot be read")
     libc.capget(header, after)
-    after[0] &= ~(1 << 1)  # effective: CAP_DAC_OVERRIDE
+    after[0] &= ~(1 << 1 | 1 << 2)  # effective: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
     if libc.capset(header, after):
         pytest.skip("capabilities cannot be dropped")
     try:
@@ -219,6 +219,47 @@ def test_a_save_dir_that_becomes_read_only_for_a_while_costs_snapshots_but_not_t
     assert "checkpoint 4 cannot be written (Permission denied)" in log
     assert "results/4" in log and "iteration 8/8, loss " in log
     assert [line for line in (tmp_path / "ck" / "metrics.csv").read_text().splitlines()[1:]]
+
+
+def test_a_best_checkpoint_that_could_not_be_written_leaves_its_place_to_the_next(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=3, test_interval=1)
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {1: lambda: limit.enter_context(no_file_above(20000)), 3: limit.close})
+    with limit:
+        trainer.train(config)
+    third = json.loads((tmp_path / "results" / "3" / "metrics.json").read_text())["model"]["psnr"]
+    assert "the best checkpoint cannot be written" in log_of(config)
+    best = read_checkpoint("", f"{config.save_dir}/best").state["best"]
+    assert best == read_checkpoint("", f"{config.save_dir}/3").state["best"] and best["psnr"] == third
+
+
+def test_a_file_system_that_cannot_flush_directories_holds_checkpoints(kth_sample, tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse_directories(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(22, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_directories)
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    trainer.train(config)
+    assert checkpoints(config.save_dir) == [1]
+
+
+def test_what_cannot_be_read_for_want_of_permission_is_not_taken_for_damaged(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, snapshot_interval=1)
+    trainer.train(config)
+    again = dataclasses.replace(config, resume="newest", max_iterations=3)
+    folder = tmp_path / "ck" / "2"
+    with permissions_that_count():
+        for path in (folder / "model.safetensors", folder / "state.json", folder, tmp_path / "ck"):
+            mode = path.stat().st_mode
+            path.chmod(0o300 if path == tmp_path / "ck" else 0)
+            with pytest.raises(UserError, match="cannot be read .Permission denied|no such directory"):
+                trainer.train(again)
+            path.chmod(mode)
+    assert checkpoints(config.save_dir) == [1, 2] and not (tmp_path / "ck" / "2.damaged").exists()
 
 
 # ---- damaged checkpoints

@@ -263,14 +263,74 @@ def test_the_newest_checkpoints_are_kept_beside_the_best(kth_sample, tmp_path):
 
 
 def test_a_flag_left_out_does_not_delete_what_was_to_be_kept(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=7, snapshot_interval=1, keep_checkpoints=0)
+    config = settings_for(kth_sample, tmp_path, max_iterations=4, snapshot_interval=1, keep_checkpoints=0)
     trainer.train(config)
-    again = dataclasses.replace(config, resume="newest", max_iterations=8)
-    with pytest.raises(UserError, match="--keep_checkpoints 5: would delete 2 of the 7 checkpoints"):
-        trainer.train(dataclasses.replace(again, keep_checkpoints=5))
-    assert checkpoints(config.save_dir) == [1, 2, 3, 4, 5, 6, 7]
+    for resume in ("newest", f"{config.save_dir}/4"):
+        again = dataclasses.replace(config, resume=resume, max_iterations=8)
+        with pytest.raises(UserError, match="--keep_checkpoints 5: would delete checkpoints of .*keep_checkpoints 0"):
+            trainer.train(dataclasses.replace(again, keep_checkpoints=5))
+        assert checkpoints(config.save_dir) == [1, 2, 3, 4]
     trainer.train(again)
     assert len(checkpoints(config.save_dir)) == 8
+
+
+def test_files_of_others_are_renamed_or_refused_but_never_overwritten(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
+    folder = Path(config.save_dir)
+    (folder / "best").mkdir()
+    (folder / "best" / "notes.txt").write_text("mine")
+    (folder / "2024").mkdir()
+    for resume in ("", "newest"):
+        with pytest.raises(UserError, match="--save_dir .*already holds checkpoints"):
+            trainer.train(dataclasses.replace(config, resume=resume))
+    assert (folder / "best" / "notes.txt").read_text() == "mine"
+    (folder / "best").rename(tmp_path / "best")
+    (folder / "2024").rmdir()
+    (folder / "config.json").write_text("mine")
+    (folder / "metrics.csv").write_text("name,score\n")
+    trainer.train(config)
+    assert (folder / "config.earlier-1.json").read_text() == "mine"
+    assert (folder / "metrics.earlier-1.csv").read_text() == "name,score\n"
+    (folder / "2024").mkdir()  # later on it is in nobody's way
+    (folder / "losses.csv").write_text("iteration,loss\n1,2.0\n")
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2))
+    assert (folder / "2024").is_dir() and [row["iteration"] for row in losses_of(config)] == ["2"]
+
+
+def test_a_partial_folder_that_the_user_names_is_read_and_stays(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2)
+    trainer.train(config)
+    kept = Path(config.save_dir) / "2.partial"
+    (Path(config.save_dir) / "2").rename(kept)
+    trainer.train(dataclasses.replace(config, resume=str(kept), max_iterations=3))
+    assert kept.is_dir() and checkpoints(config.save_dir) == [3]
+
+
+def test_a_finished_run_of_another_folder_has_its_checkpoint_in_the_new_one_too(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=3)
+    trainer.train(config)
+    (tmp_path / "new").mkdir()
+    again = dataclasses.replace(config, save_dir=str(tmp_path / "new"), resume=f"{config.save_dir}/2", test_interval=2)
+    trainer.train(again)
+    assert checkpoints(again.save_dir) == [2] and [row["iteration"] for row in rows_of(again, "metrics.csv")] == ["2"]
+
+
+def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_again(
+    kth_sample, tmp_path, monkeypatch
+):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=2)
+
+    def killed(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as context:
+        context.setattr(trainer._Run, "take_test", killed)
+        with pytest.raises(SystemExit):
+            trainer.train(config)
+    first = rows_of(config, "metrics.csv")
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    assert rows_of(config, "metrics.csv") == first and len(first) == 1
+    assert read_checkpoint("", f"{config.save_dir}/best").state["tested"] == 2
 
 
 def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sample, tmp_path):

@@ -8,6 +8,7 @@ whenever the process is killed, what stands under a checkpoint's name is whole. 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -64,9 +65,13 @@ def checkpoints(save_dir: str) -> list[int]:
 
 def numbered(save_dir: str) -> list[int]:
     """What has the name of a checkpoint in save_dir, one of ours or not, oldest first; empty where there is none."""
-    if not os.path.isdir(save_dir):
-        return []
-    return sorted(int(name) for name in os.listdir(save_dir) if ITERATION.fullmatch(name))
+    return sorted(int(name) for name in _names(save_dir) if ITERATION.fullmatch(name))
+
+
+def ours(save_dir: str) -> list[int]:
+    """Those that hold a file of a checkpoint of this program, whole or not, oldest first."""
+    files = {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
+    return [number for number in numbered(save_dir) if files & set(_names(os.path.join(save_dir, str(number))))]
 
 
 def save_checkpoint(
@@ -94,7 +99,7 @@ def save_checkpoint(
         raise WriteError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
     try:
         os.rename(_write_partial(path, config, iteration, model, optimizer, record or {}), path)
-        _flush(config.save_dir)
+        _flush_directory(config.save_dir)
     except OSError as error:
         raise _unwritable(config, f"checkpoint {iteration}", error) from None
     return path
@@ -128,7 +133,7 @@ def save_best(
         if os.path.lexists(path):
             os.rename(path, path + PREVIOUS)
         os.rename(partial, path)
-        _flush(config.save_dir)
+        _flush_directory(config.save_dir)
         shutil.rmtree(path + PREVIOUS, ignore_errors=True)
     except OSError as error:
         raise _unwritable(config, "the best checkpoint", error) from None
@@ -161,18 +166,22 @@ def remove_old(config: Config) -> None:
     try:
         for iteration in checkpoints(config.save_dir)[: -config.keep_checkpoints]:
             path = os.path.join(config.save_dir, str(iteration))
+            if os.path.islink(path):  # kept elsewhere by the user: only the link goes
+                os.remove(path)
+                continue
             os.rename(path, path + PARTIAL)
             shutil.rmtree(path + PARTIAL)
     except OSError as error:
-        logger.warning("old checkpoints cannot be removed (%s: %s)", error.filename, error.strerror)
+        logger.warning("old checkpoints cannot be removed (%s)", error)
 
 
-def remove_partial(save_dir: str) -> None:
-    """Remove what a killed process left of checkpoints that it wrote or removed."""
-    for name in os.listdir(save_dir):
+def remove_partial(save_dir: str, but: str = "") -> None:
+    """Remove what a killed process left of checkpoints that it wrote or removed, ``but`` the one a user has named."""
+    for name in _names(save_dir):
         stem = name[: -len(PARTIAL)]
-        if name.endswith(PARTIAL) and (ITERATION.fullmatch(stem) or stem == BEST):
-            shutil.rmtree(os.path.join(save_dir, name), ignore_errors=True)
+        path = os.path.join(save_dir, name)
+        if name.endswith(PARTIAL) and (ITERATION.fullmatch(stem) or stem == BEST) and path != os.path.normpath(but):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def record_test(directory: str, record: Mapping[str, Any]) -> None:
@@ -181,11 +190,16 @@ def record_test(directory: str, record: Mapping[str, Any]) -> None:
     Raises:
         WriteError: the checkpoint's state.json cannot be written.
     """
-    state = {**_read_state(f"--save_dir {os.path.dirname(directory)}", directory), **record}
+    flag = f"--save_dir {directory}"
     try:
-        _write_state(directory, state)
+        state = _read_state(flag, directory)
+        if not state:
+            raise WriteError(f"{flag}: {STATE_FILE} has gone")
+        _write_state(directory, {**state, **record})
     except OSError as error:
-        raise WriteError(f"--save_dir {directory}: {STATE_FILE} cannot be written ({_reason(error)})") from None
+        raise WriteError(f"{flag}: {STATE_FILE} cannot be written ({_reason(error)})") from None
+    except UserError as error:
+        raise WriteError(str(error)) from None
 
 
 def read_checkpoint(flag: str, directory: str) -> Checkpoint:
@@ -294,7 +308,7 @@ def _write_partial(
         for name, content in contents.items():
             _write(os.path.join(partial, name), content)
         _write_state(partial, state)
-        _flush(partial)
+        _flush_directory(partial)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -365,6 +379,7 @@ def _optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> 
 def _check_directory(flag: str, directory: str) -> None:
     if not os.path.isdir(directory):
         raise UserError(f"{flag}: there is no such directory; give a checkpoint's directory, as checkpoints/500")
+    names = _names(directory, flag)
     if os.path.exists(os.path.join(directory, MODEL_FILE)):
         return  # whether it can be read shows when it is
     inside = checkpoints(directory)
@@ -373,8 +388,8 @@ def _check_directory(flag: str, directory: str) -> None:
             f"{flag}: holds the checkpoints {', '.join(map(str, inside))}; give one of them, "
             f"as {os.path.join(directory, str(inside[-1]))}"
         )
-    content = ", ".join(sorted(os.listdir(directory))[:NAMES_SHOWN]) or "nothing"
-    raise UserError(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
+    content = ", ".join(sorted(names)[:NAMES_SHOWN]) or "nothing"
+    raise DamagedCheckpoint(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
 
 
 def _read_state(flag: str, directory: str) -> dict[str, Any]:
@@ -387,7 +402,9 @@ def _read_state(flag: str, directory: str) -> dict[str, Any]:
         if not _is_state(state):
             raise ValueError("not a checkpoint's state")
         return state
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:  # a permission, a network: the file may be whole
+        raise UserError(f"{flag}: {STATE_FILE} cannot be read ({_reason(error)})") from None
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{flag}: {STATE_FILE} is damaged ({_line(error)}); give another checkpoint") from None
 
 
@@ -419,8 +436,12 @@ def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]
         if expected is not None and hashlib.sha256(content).hexdigest() != expected:
             raise ValueError("its content is not what was written")
         return from_bytes(content)
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{flag}: {name} is missing; give another checkpoint") from None
+    except OSError as error:  # a permission, a network: the file may be whole
+        raise UserError(f"{flag}: {name} cannot be read ({_reason(error)})") from None
     # safetensors' own errors, and those of numpy on a header that lies about types and shapes.
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
         raise DamagedCheckpoint(f"{flag}: {name} is damaged ({_line(error)}); give another checkpoint") from None
 
 
@@ -455,13 +476,22 @@ def _deciding_flag(name: str, there: list[int] | None = None, here: list[int] | 
     return "--num_hidden"
 
 
-def _flush(path: str) -> None:
-    """Have the file's (or directory's) content reach the disk before what follows."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush_directory(path: str) -> None:
+    """Have the names in a directory reach the disk before what follows, where the file system can."""
+    with contextlib.suppress(OSError):  # some network and FUSE mounts cannot; the files themselves are flushed
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _names(directory: str, flag: str = "") -> list[str]:
+    """What a directory holds; nothing where there is none."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return os.listdir(directory) if os.path.isdir(directory) else []
+    except OSError as error:
+        raise UserError(f"{flag or directory}: cannot be read ({_reason(error)}); check its permissions") from None
 
 
 def _line(error: Exception) -> str:

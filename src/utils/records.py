@@ -39,21 +39,25 @@ class Records:
 
     Args:
         config: settings of the run.
-        iteration: the last iteration that is done. Lines of later ones, of a run that was killed after its last
-            checkpoint, are taken out: the iterations are done again.
+        iteration, tested: the last iteration that is done, and that of the last test. Lines of later ones, of a run
+            that was killed after its last checkpoint, are taken out: they are done again. At 0, the start of a new
+            run, files that are there are renamed.
         device: what the run runs on.
     """
 
-    def __init__(self, config: Config, iteration: int, device: str) -> None:
+    def __init__(self, config: Config, iteration: int, tested: int, device: str) -> None:
         self.config = config
         self.failed: set[str] = set()
         self.visual_dl: Any = None
         self.losses = self.metrics = None
+        if iteration == 0:
+            for name in (CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE):
+                self._attempt(name, _keep_earlier, os.path.join(config.save_dir, name))
         self._attempt(CONFIG_FILE, self._write_config, device)
         self.losses = self._attempt(LOSSES_FILE, self._open, LOSSES_FILE, LOSSES, iteration)
-        self.metrics = self._attempt(METRICS_FILE, self._open, METRICS_FILE, METRICS, iteration)
+        self.metrics = self._attempt(METRICS_FILE, self._open, METRICS_FILE, METRICS, tested)
         if config.log_dir:
-            self.visual_dl = _visual_dl(config.log_dir)
+            self.visual_dl = self._attempt("--log_dir", _visual_dl, config.log_dir, iteration > 0)
 
     def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float, seconds: float) -> None:
         """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm, seconds."""
@@ -102,7 +106,8 @@ class Records:
     def _attempt(self, name: str, write: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return write(*arguments)
-        except (OSError, ValueError, csv.Error) as error:  # ValueError: numbers in a file that someone has edited
+        # ValueError: numbers in a file that someone has edited; ImportError: matplotlib or VisualDL is not installed.
+        except (OSError, ValueError, csv.Error, ImportError) as error:
             if name not in self.failed:
                 self.failed.add(name)
                 logger.warning("%s cannot be written (%s); the training goes on without", name, error)
@@ -122,7 +127,7 @@ class Records:
 
     def _open(self, name: str, header: Sequence[str], iteration: int) -> io.TextIOBase:
         path = os.path.join(self.config.save_dir, name)
-        rows = [header, *(row for row in _rows(path) if int(row["iteration"]) <= iteration)]
+        rows = [header, *(row for row in _rows(path, header) if int(row["iteration"]) <= iteration)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows(row if row is header else [row[column] for column in header] for row in rows)
@@ -168,19 +173,19 @@ def draw_curves(save_dir: str) -> None:
     _replace(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
 
 
-def _rows(path: str) -> list[dict[str, str]]:
-    """The whole lines of a csv file; one that a kill has cut is left out."""
+def _rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of a csv file that have all the columns; one that a kill has cut is left out."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         return [
             row for row in csv.DictReader(file)
-            if None not in row and None not in row.values() and (row.get("iteration") or "").isdecimal()
+            if all(row.get(column) is not None for column in columns) and row["iteration"].isdecimal()
         ]  # fmt: skip
 
 
 def _columns(path: str, names: Sequence[str]) -> np.ndarray:
-    rows = [[float(row[name] or "nan") for name in names] for row in _rows(path)]
+    rows = [[float(row[name] or "nan") for name in names] for row in _rows(path, names)]
     return np.array(rows, dtype=np.float64).reshape([-1, len(names)])
 
 
@@ -191,12 +196,23 @@ def _replace(path: str, content: str | bytes) -> None:
     os.replace(f"{path}.partial", path)
 
 
-def _visual_dl(log_dir: str) -> Any:
+def _keep_earlier(path: str) -> None:
+    """Rename a file of another run, or the user's own, that is in the way."""
+    if not os.path.lexists(path):
+        return
+    stem, suffix = os.path.splitext(path)
+    number = 1
+    while os.path.lexists(f"{stem}.earlier-{number}{suffix}"):
+        number += 1
+    os.rename(path, f"{stem}.earlier-{number}{suffix}")
+
+
+def _visual_dl(log_dir: str, resumed: bool) -> Any:
     from visualdl import LogWriter
 
     # VisualDL shows one file of a folder: a run that is resumed goes on writing its file.
     os.makedirs(log_dir, exist_ok=True)
-    files = sorted(name for name in os.listdir(log_dir) if name.startswith("vdlrecords."))
+    files = sorted(name for name in os.listdir(log_dir) if resumed and name.startswith("vdlrecords."))
     return LogWriter(log_dir, file_name=files[-1] if files else "")
 
 

@@ -13,9 +13,9 @@ from src.utils.checkpoint import (
     NETWORK_FLAGS,
     Checkpoint,
     DamagedCheckpoint,
-    checkpoints,
     list_flags,
     numbered,
+    ours,
     read_checkpoint,
 )
 
@@ -42,15 +42,17 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
         chosen = read_checkpoint(f"--resume {config.resume}", config.resume)
         _check_flags(config, chosen)
         _check_nothing_newer(config, chosen)
+        if is_own(config, chosen):
+            _check_keeping(config, chosen)
         return chosen
     damaged: list[str] = []
-    for iteration in reversed(numbered(config.save_dir)):
+    for iteration in reversed(ours(config.save_dir)):
         path = os.path.join(config.save_dir, str(iteration))
         try:
             chosen = read_checkpoint(f"--resume {path}", path)
             if chosen.state["iteration"] != iteration:
                 raise DamagedCheckpoint(f"--resume {path}: its state.json is of iteration {chosen.state['iteration']}")
-        except UserError as error:
+        except DamagedCheckpoint as error:
             logger.warning("%s", error)
             damaged.append(path)
             continue
@@ -65,6 +67,12 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
             "give another --save_dir to start again"
         )
     return None
+
+
+def is_own(config: Config, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint lies in save_dir under the number of its iteration."""
+    own = os.path.join(config.save_dir, str(checkpoint.state["iteration"]))
+    return os.path.exists(own) and os.path.samefile(own, checkpoint.path)
 
 
 def check_clips(checkpoint: Checkpoint, clips: int) -> None:
@@ -103,7 +111,7 @@ def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
 
 def _check_nothing_newer(config: Config, chosen: Checkpoint) -> None:
     present = numbered(config.save_dir)
-    own = os.path.realpath(os.path.dirname(os.path.realpath(chosen.path))) == os.path.realpath(config.save_dir)
+    own = is_own(config, chosen)
     in_the_way = [str(number) for number in present if not own or number > chosen.state["iteration"]]
     if in_the_way:
         raise UserError(
@@ -115,11 +123,11 @@ def _check_nothing_newer(config: Config, chosen: Checkpoint) -> None:
 def _check_keeping(config: Config, chosen: Checkpoint) -> None:
     """A flag left out must not delete what the run was told to keep."""
     before, now = chosen.state["config"].get("keep_checkpoints", 0), config.keep_checkpoints
-    present = len(checkpoints(config.save_dir))
-    if now and (not before or now < before) and present > now:
+    if now and (not before or now < before):
         raise UserError(
-            f"--keep_checkpoints {now}: would delete {present - now} of the {present} checkpoints in --save_dir "
-            f"{config.save_dir}, made with --keep_checkpoints {before}; give that again, or move them away first"
+            f"--keep_checkpoints {now}: would delete checkpoints of --save_dir {config.save_dir}, made with "
+            f"--keep_checkpoints {before}; give that again, or go on in another folder: --resume {chosen.path} "
+            "--save_dir NEW"
         )
 
 
