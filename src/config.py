@@ -233,6 +233,9 @@ class Config:
     allow_gpu_growth: bool = _flag(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
     )
+    recompute: bool = _flag(
+        False, parse_bool, "keep only the states of each time step and compute the rest again: less memory, more time"
+    )
     num_workers: int = _flag(
         2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0, maximum=256
     )

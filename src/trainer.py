@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -348,18 +349,8 @@ def evaluate(
     figures, baseline = Figures(), Figures()
     count = math.ceil(len(dataset) / config.batch_size)
     bar = tqdm(test_batches(config, dataset), total=count, desc="test", unit="batch", leave=False, disable=None)
-    for number, batch in enumerate(bar, start=1):
-        if stop is not None:
-            stop.check()
-        pred = predict(config, model, batch)
-        if not np.isfinite(pred).all():
-            what = f"predictions of test batch {number} are not finite"
-            if config.is_training:
-                raise Diverged(config, what)
-            raise UserError(
-                f"--pretrained_model {config.pretrained_model}: {what}; its training diverged: give an earlier one"
-            )
-        frames = batch.numpy()
+
+    def take(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
         true = frames[:, config.input_length :]
         last_given = frames[:, config.input_length - 1 : config.input_length]
         figures.add(pred, true)
@@ -369,6 +360,25 @@ def evaluate(
                 write_pictures(os.path.join(directory, str(number)), frames[0], pred[0])
             if records is not None:
                 records.forecast(iteration, number, true[0], pred[0])
+
+    # The figures of a batch, 1 ms a frame of 128 x 128, while the next one is predicted.
+    with ThreadPoolExecutor(max_workers=1) as figures_thread:
+        taken: Future | None = None
+        for number, batch in enumerate(bar, start=1):
+            if stop is not None:
+                stop.check()
+            pred = predict(config, model, batch)
+            if not np.isfinite(pred).all():
+                what = f"predictions of test batch {number} are not finite"
+                if config.is_training:
+                    raise Diverged(config, what)
+                raise UserError(
+                    f"--pretrained_model {config.pretrained_model}: {what}; its training diverged: give an earlier one"
+                )
+            if taken is not None:
+                taken.result()  # its errors, and no more than two batches in memory
+            taken = figures_thread.submit(take, number, batch.numpy(), pred)
+        taken.result()
     metrics = {
         "iteration": iteration,
         "checkpoint": None if config.is_training else config.pretrained_model,

@@ -124,12 +124,14 @@ def test_the_history_grows_by_one_window_a_step_and_keeps_the_zero_state():
     model = small_model()
     histories = []
     for cell in model.cells:
-        cell.register_forward_pre_hook(lambda layer, inputs: histories.append(inputs[4].numpy()))
+        cell.register_forward_pre_hook(
+            lambda layer, inputs: histories.append((inputs[4].zeros, [block.numpy() for block in inputs[4].blocks]))
+        )
     model(clip(), paddle.ones([2, 3]))
-    positions = 2 * 4 * 4
-    assert [history.shape[2] // positions for history in histories[::2]] == [1, 2, 3, 4, 5, 6]
-    assert all(np.abs(history[:, :, :positions]).max() == 0 for history in histories)
-    assert np.abs(histories[-1][:, :, positions:]).max() > 0
+    assert [len(blocks) for _, blocks in histories[::2]] == [0, 1, 2, 3, 4, 5]
+    assert all(zeros == 2 * 4 * 4 for zeros, _ in histories)
+    assert all(block.shape == (2, 4 + 1, 2 * 4 * 4) for _, blocks in histories for block in blocks)
+    assert all(np.abs(block[:, :-1]).max() > 0 and (block[:, -1] == 1).all() for block in histories[-1][1])
 
 
 @pytest.mark.parametrize(

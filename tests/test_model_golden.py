@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from src.config import Config
-from src.layers.rnn_cell import EideticLSTMCell
+from src.layers.rnn_cell import EideticLSTMCell, History
 from src.models.model_factory import build_model
 from src.utils.preprocess import reshape_patch
 from src.utils.tf_weights import load_tf_variables, tf_parameters
@@ -62,7 +62,7 @@ def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name):
     for tensor in inputs.values():
         tensor.stop_gradient = False
 
-    outputs = cell(*(inputs[key] for key in names[:4]), history=inputs["eidetic_cell"].flatten(2))
+    outputs = cell(*(inputs[key] for key in names[:4]), History().append(inputs["eidetic_cell"]))
 
     scalar = 0.0
     for key, output in zip(("output", "new_cell", "new_global_memory"), outputs):

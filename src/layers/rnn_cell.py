@@ -11,23 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-WINDOW = 2  # frames in a window: the depth of every 3-D convolution here
-
-
-def window_conv(in_channels: int, out_channels: int, filter_size: int, bias: bool = True) -> nn.Conv3D:
-    """A 3-D convolution with kernel (2, k, k), ``[B, C, 2, H, W]`` -> ``[B, O, 2, H, W]``.
-
-    "SAME" with an even depth puts the one zero slice AFTER the window, as in the official code:
-    out[0] = k0*x[0] + k1*x[1], out[1] = k0*x[1].
-    """
-    return nn.Conv3D(
-        in_channels,
-        out_channels,
-        kernel_size=(WINDOW, filter_size, filter_size),
-        padding="SAME",
-        weight_attr=nn.initializer.XavierUniform(),
-        bias_attr=None if bias else False,
-    )
+from src.layers.recall import History, recall
+from src.layers.window_conv import WindowConv, window_conv
 
 
 def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
@@ -36,23 +21,6 @@ def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
     Nothing in it depends on the image size, and Paddle has one fused kernel for it.
     """
     return nn.GroupNorm(num_groups=1, num_channels=channels, epsilon=epsilon)
-
-
-def recall(r: paddle.Tensor, history: paddle.Tensor) -> paddle.Tensor:
-    """RECALL(r, K) = softmax(r K^T) K: each position of r looks at every position of the history.
-
-    One softmax over all positions in space, window and time, with no 1/sqrt(n) (equation 3 of the paper).
-
-    Args:
-        r: recall gate ``[B, n, 2, H, W]``.
-        history: cells of the steps before ``[B, n, S*2*H*W]``, S of them, each flattened over window, rows and columns.
-
-    Returns:
-        ``[B, n, 2, H, W]``.
-    """
-    scores = paddle.matmul(r.flatten(2), history, transpose_x=True)  # (B, 2*H*W, S*2*H*W)
-    recalled = paddle.matmul(history, F.softmax(scores, axis=-1), transpose_y=True)  # (B, n, 2*H*W)
-    return recalled.reshape(r.shape)
 
 
 class EideticLSTMCell(nn.Layer):
@@ -83,7 +51,8 @@ class EideticLSTMCell(nn.Layer):
         - x ``[B, in_channels, 2, H, W]``: window of the layer below (or of two frames).
         - h, c ``[B, n, 2, H, W]``: hidden and cell of this layer, step t-1.
         - m ``[B, n, 2, H, W]``: memory of the layer below at step t; for layer 0 that of the last layer at step t-1.
-        - history ``[B, n, S*2*H*W]``: this layer's cells of the S steps before, oldest first, each flattened.
+        - history (History): this layer's cells of the steps before.
+        - pieces: of :meth:`pieces`, where many steps share it; made anew where it is None.
 
     Returns:
         h', c', m', each ``[B, n, 2, H, W]``.
@@ -92,11 +61,11 @@ class EideticLSTMCell(nn.Layer):
         .. code-block:: python
 
             import paddle
-            from src.layers.rnn_cell import EideticLSTMCell
+            from src.layers.rnn_cell import EideticLSTMCell, History
             cell = EideticLSTMCell(in_channels=16, hidden_channels=8, filter_size=3)
             x = paddle.randn([2, 16, 2, 6, 6])
             state = paddle.zeros([2, 8, 2, 6, 6])
-            h, c, m = cell(x, state, state, state, history=state.flatten(2))
+            h, c, m = cell(x, state, state, state, history=History(zeros=2 * 6 * 6))
     """
 
     def __init__(
@@ -115,31 +84,47 @@ class EideticLSTMCell(nn.Layer):
         # gradient is 1e4 to 1e5 times that of the rest (measured: global norm 2.6e8 against 5e3 without): one step of
         # SGD ruins the weights. The norm's shift does the bias's work.
         bias = not layer_norm
-        self.conv_h, self.norm_h = window_conv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
-        self.conv_x, self.norm_x = window_conv(in_channels, 7 * n, k, bias), _norm(7 * n, layer_norm, norm_epsilon)
-        self.conv_m, self.norm_m = window_conv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
+        self.conv_h, self.norm_h = WindowConv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
+        self.conv_x, self.norm_x = WindowConv(in_channels, 7 * n, k, bias), _norm(7 * n, layer_norm, norm_epsilon)
+        self.conv_m, self.norm_m = WindowConv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
         self.norm_c = _norm(n, True, norm_epsilon)
-        self.conv_co = window_conv(n, n, k)
-        self.conv_mo = window_conv(n, n, k)
+        self.conv_co = WindowConv(n, n, k)
+        self.conv_mo = WindowConv(n, n, k)
         self.conv_cm = nn.Conv3D(2 * n, n, kernel_size=1, weight_attr=nn.initializer.XavierUniform())  # W_1x1x1
 
+    def pieces(self) -> dict[str, paddle.Tensor]:
+        """The kernels as the convolutions want them; the same for all the steps of a forward pass."""
+        pieces = {name: getattr(self, f"conv_{name}").pieces() for name in ("h", "x", "m")}
+        # W_co * c' + W_mo * m' is one convolution of [c', m'].
+        pieces["o"] = paddle.concat([self.conv_co.pieces(), self.conv_mo.pieces()], axis=1)
+        pieces["b"] = (self.conv_co.bias + self.conv_mo.bias).reshape([1, -1, 1, 1, 1])
+        return pieces
+
     def forward(
-        self, x: paddle.Tensor, h: paddle.Tensor, c: paddle.Tensor, m: paddle.Tensor, history: paddle.Tensor
+        self,
+        x: paddle.Tensor,
+        h: paddle.Tensor,
+        c: paddle.Tensor,
+        m: paddle.Tensor,
+        history: History,
+        pieces: dict[str, paddle.Tensor] | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        i_h, g_h, r_h, o_h = paddle.split(self.norm_h(self.conv_h(h)), 4, axis=1)
-        i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = paddle.split(self.norm_x(self.conv_x(x)), 7, axis=1)
+        w = pieces or self.pieces()
+        i_h, g_h, r_h, o_h = paddle.split(self.norm_h(self.conv_h(h, w["h"])), 4, axis=1)
+        i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = paddle.split(self.norm_x(self.conv_x(x, w["x"])), 7, axis=1)
 
         i = F.sigmoid(i_x + i_h)
         r = F.sigmoid(r_x + r_h)
         g = F.tanh(g_x + g_h)
         c = self.norm_c(c + recall(r, history)) + i * g
 
-        i_m, f_m, g_m, m_m = paddle.split(self.norm_m(self.conv_m(m)), 4, axis=1)
+        i_m, f_m, g_m, m_m = paddle.split(self.norm_m(self.conv_m(m, w["m"])), 4, axis=1)
         # The 1 opens the forget gate at the start of training.
         m = F.sigmoid(fm_x + f_m + 1.0) * F.tanh(m_m) + F.sigmoid(im_x + i_m) * F.tanh(gm_x + g_m)
 
-        o = F.tanh(o_x + o_h + self.conv_co(c) + self.conv_mo(m))
-        h = F.tanh(self.conv_cm(paddle.concat([c, m], axis=1))) * F.sigmoid(o)
+        cm = paddle.concat([c, m], axis=1)
+        o = F.tanh(o_x + o_h + window_conv(cm, w["o"]) + w["b"])
+        h = F.tanh(self.conv_cm(cm)) * F.sigmoid(o)
         return h, c, m
 
     def extra_repr(self) -> str:

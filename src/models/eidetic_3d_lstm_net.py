@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import paddle
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+from paddle.utils import flatten, pack_sequence_as
 
-from src.layers.rnn_cell import WINDOW, EideticLSTMCell
+from src.layers.recall import History
+from src.layers.rnn_cell import EideticLSTMCell
+from src.layers.window_conv import WINDOW
 
 
 class E3DLSTM(nn.Layer):
@@ -20,6 +24,8 @@ class E3DLSTM(nn.Layer):
         input_length (int): frames given; later ones are predictions where the flag is 0.
         layer_norm (bool): see :class:`EideticLSTMCell`.
         norm_epsilon (float): epsilon of the norms.
+        recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
+            backward pass: a third more time for a fraction of the memory.
 
     Inputs:
         - frames: float32 ``[B, T, H/p, W/p, p*p*C]``; B, T > input_length, H and W are free.
@@ -41,6 +47,7 @@ class E3DLSTM(nn.Layer):
         input_length: int,
         layer_norm: bool = True,
         norm_epsilon: float = 1e-5,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if len(set(hidden_sizes)) != 1:
@@ -48,6 +55,8 @@ class E3DLSTM(nn.Layer):
         self.patch_channels = patch_channels
         self.hidden_channels = hidden_sizes[0]
         self.input_length = input_length
+        self.norm_epsilon = norm_epsilon
+        self.recompute = recompute
         in_channels = [patch_channels, *hidden_sizes[:-1]]
         self.cells = nn.LayerList(
             EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
@@ -71,7 +80,8 @@ class E3DLSTM(nn.Layer):
         cell = [zero_state] * len(self.cells)
         memory = zero_state
         # The zero state of step 0 stays in each layer's history for good.
-        history = [zero_state.flatten(2)] * len(self.cells)  # (B, n, S*2*H*W) each, S = t + 1 at step t
+        history = [History(zeros=WINDOW * rows * columns) for _ in self.cells]
+        pieces = [layer_cell.pieces() for layer_cell in self.cells]
 
         last_frame = paddle.zeros_like(frames[0])
         predictions = []
@@ -83,14 +93,45 @@ class E3DLSTM(nn.Layer):
             x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
             last_frame = frame
 
-            for layer, layer_cell in enumerate(self.cells):
-                if t > 0:
-                    history[layer] = paddle.concat([history[layer], cell[layer].flatten(2)], axis=2)
-                # The memory goes up through the layers and from the last one to the first of the next step.
-                hidden[layer], cell[layer], memory = layer_cell(x, hidden[layer], cell[layer], memory, history[layer])
-                x = hidden[layer]
-            predictions.append(self.decoder(x).squeeze(2))  # (B, p*p*C, H/p, W/p)
+            if t > 0:
+                history = [before.append(newest) for before, newest in zip(history, cell)]
+            step = self._recomputed_step if self.recompute and self.training else self._step
+            prediction, memory, hidden, cell = step(history, pieces, x, memory, hidden, cell)
+            predictions.append(prediction)
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
+
+    def _step(
+        self,
+        history: Sequence[History],
+        pieces: Sequence[dict[str, paddle.Tensor]],
+        x: paddle.Tensor,
+        memory: paddle.Tensor,
+        hidden: Sequence[paddle.Tensor],
+        cell: Sequence[paddle.Tensor],
+    ) -> tuple[paddle.Tensor, paddle.Tensor, list[paddle.Tensor], list[paddle.Tensor]]:
+        """All the layers for one window x ``[B, p*p*C, 2, H/p, W/p]``: the predicted frame, the new states."""
+        hidden, cell = list(hidden), list(cell)
+        for layer, layer_cell in enumerate(self.cells):
+            # The memory goes up through the layers and from the last one to the first of the next step.
+            hidden[layer], cell[layer], memory = layer_cell(
+                x, hidden[layer], cell[layer], memory, history[layer], pieces[layer]
+            )
+            x = hidden[layer]
+        return self.decoder(x).squeeze(2), memory, hidden, cell  # (B, p*p*C, H/p, W/p) and the states
+
+    def _recomputed_step(self, history: Sequence[History], *arguments):
+        """The same, computed again in the backward pass. Paddle's recompute wants all its tensors in a flat row."""
+        blocks = [layer_history.blocks for layer_history in history]
+        structure = [blocks, *arguments]
+
+        def step(*tensors: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+            blocks, *arguments = pack_sequence_as(structure, tensors)
+            same = [before.with_blocks(own) for before, own in zip(history, blocks)]
+            return tuple(flatten(self._step(same, *arguments)))
+
+        layers = len(self.cells)
+        prediction, memory, *states = recompute(step, *flatten(structure))
+        return prediction, memory, states[:layers], states[layers:]
 
     def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
         """Return the flags as ``[T-input_length-1, B, C, H, W]`` (broadcastable), the order of the unrolled loop."""

@@ -28,4 +28,5 @@ def build_model(config: Config, norm_epsilon: float = 1e-5) -> nn.Layer:
         input_length=config.input_length,
         layer_norm=config.layer_norm,
         norm_epsilon=norm_epsilon,
+        recompute=config.recompute,
     )

@@ -1,0 +1,170 @@
+"""Time and memory of a training step and of a forecast, the model against the plain formulation (plain_e3d.py).
+
+    python benchmarks/step_time.py --quick                     one small size, a minute
+    python benchmarks/step_time.py --lengths 8,30 --batches 2  the figures of README.md
+    python benchmarks/step_time.py --lengths 8 --profile       where the time of the model goes
+
+Each measurement is a process of its own, so that its peak memory is its own; the implementations take turns. "plain"
+runs with the process settings of src/utils/process_env.py, as the model does; "unset" is plain with MKL's settings but
+glibc's own allocator, as a program has it that knows nothing of that file. A forecast keeps no gradients. GMAC/s counts
+the multiplications the equations need, 3 times for a step (forward, and two products backward), whoever needs more. The
+peak is that of the whole process, Paddle's libraries (0.3 GB) included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+IMPLEMENTATIONS = ("model", "plain", "unset")
+SIZES = {"img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5}
+QUICK = {"img_width": 32, "patch_size": 4, "num_hidden": "32,32", "filter_size": 3}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        "--lengths", default="8,20,30,50", help="frames of a clip, with commas between (default: %(default)s)"
+    )
+    parser.add_argument("--batches", default="2", help="clips in a batch, with commas between (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each implementation (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=2, help="measured steps of a turn, after one that is not (default: %(default)s)"
+    )
+    parser.add_argument("--what", default="step,forecast", help="step, forecast or both (default: %(default)s)")
+    parser.add_argument("--recompute", action="store_true", help="the model with --recompute True")
+    parser.add_argument("--only", help="some of model, plain, unset, with commas between")
+    parser.add_argument("--quick", action="store_true", help="a small network, T = 8, B = 2")
+    parser.add_argument("--profile", action="store_true", help="the model's time by operator, one step")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(**json.loads(arguments.child))))
+        return
+    if arguments.quick:
+        arguments.lengths, arguments.batches = "8", "2"
+    units = f"{'s':>6} {'GMAC/s':>7} {'GB':>6}"
+    print(f"{'':32}|" + "|".join(f"{who:^23}" for who in IMPLEMENTATIONS) + "| model/plain | model/unset")
+    print(f"{'':32}|" + "|".join(f" {units} " for _ in IMPLEMENTATIONS) + 2 * "| time memory ")
+    for batch in map(int, arguments.batches.split(",")):
+        for length in map(int, arguments.lengths.split(",")):
+            for what in arguments.what.split(","):
+                print_row(arguments, what, batch, length)
+
+
+def print_row(arguments: argparse.Namespace, what: str, batch: int, length: int) -> None:
+    chosen = arguments.only.split(",") if arguments.only else ["model"] if arguments.profile else IMPLEMENTATIONS
+    found: dict[str, list[dict]] = {who: [] for who in chosen}
+    for _ in range(1 if arguments.profile else arguments.rounds):
+        for who in chosen:
+            task = {
+                "who": who, "what": what, "batch": batch, "length": length, "steps": arguments.steps,
+                "sizes": QUICK if arguments.quick else SIZES, "profile": arguments.profile,
+                "recompute": arguments.recompute and who == "model",
+            }  # fmt: skip
+            command = [sys.executable, __file__, "--child", json.dumps(task)]
+            result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if result.returncode:
+                print(f"{who}: ended with status {result.returncode} (out of memory?)")
+                continue
+            *profile, last = result.stdout.strip().splitlines()
+            print("\n".join(profile), end="\n" if profile else "")
+            found[who].append(json.loads(last))
+    line, measured = "", {}
+    for who in IMPLEMENTATIONS:
+        if not found.get(who):
+            line += f"|{'':23}"
+            continue
+        seconds = statistics.median(second for result in found[who] for second in result["seconds"])
+        measured[who] = seconds, max(result["peak"] for result in found[who])
+        line += f"| {seconds:6.2f} {found[who][0]['macs'] / seconds / 1e9:7.1f} {measured[who][1]:6.2f} "
+    for other in IMPLEMENTATIONS[1:]:
+        if "model" in measured and other in measured:
+            time_ratio, memory_ratio = (ours / theirs for ours, theirs in zip(measured["model"], measured[other]))
+            line += f"| {time_ratio:4.2f} {memory_ratio:6.2f} "
+    name = f"{what}, T={length}, B={batch}{', recompute' if arguments.recompute else ''}"
+    print(f"{name:32}{line}", flush=True)
+
+
+def measure(
+    who: str, what: str, batch: int, length: int, steps: int, sizes: dict, profile: bool, recompute: bool
+) -> dict:
+    """Seconds of each step or forecast, and peak memory in GB, of one implementation in this process."""
+    if who == "unset":  # the package without its __init__, which prepares the process
+        os.environ.update(MKL_DEBUG_CPU_TYPE="5", MKL_NUM_THREADS=str(len(os.sched_getaffinity(0))))
+        sys.modules["src"] = types.ModuleType("src")
+        sys.modules["src"].__path__ = [str(ROOT / "src")]
+    import src  # noqa: F401  (before paddle)
+
+    import paddle  # isort: skip
+    from benchmarks.plain_e3d import plain_e3d
+    from src.config import Config
+    from src.models.model_factory import build_model
+    from src.trainer import prediction_loss
+
+    more = {"recompute": True} if recompute else {}
+    config = Config(input_length=length // 3, total_length=length, batch_size=batch, **sizes, **more)
+    paddle.seed(0)
+    model = build_model(config)
+    optimizer = paddle.optimizer.SGD(1e-6, parameters=model.parameters())
+    grid = config.img_width // config.patch_size
+    frames = paddle.rand([batch, length, grid, grid, config.patch_size**2])
+    flags = paddle.zeros([batch, length - config.input_length - 1, 1, 1, 1])
+
+    def network():
+        return model(frames, flags) if who == "model" else plain_e3d(model, frames, flags)
+
+    def once():
+        if what == "step":
+            prediction_loss(network(), frames).backward()
+            optimizer.step()
+            optimizer.clear_grad()
+        else:
+            with paddle.no_grad():
+                network().numpy()
+
+    if what == "forecast":
+        model.eval()
+    once()
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - started)
+    if profile:
+        from paddle.profiler import Profiler, SortedKeys
+
+        with Profiler(timer_only=False) as profiler:
+            once()
+        profiler.summary(sorted_by=SortedKeys.CPUTotal, op_detail=True, thread_sep=False, time_unit="ms")
+    macs = required_macs(config) * batch * (3 if what == "step" else 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"seconds": seconds, "peak": peak, "macs": macs}
+
+
+def required_macs(config) -> int:
+    """Multiplications of one forward pass of one clip: convolutions without their padding, and the recall."""
+    n, positions = config.hidden_sizes[0], (config.img_width // config.patch_size) ** 2
+    kernel = 3 * positions * config.filter_size**2  # of the 4 pairs of slices one meets the padding
+    total = 0
+    for layer in range(len(config.hidden_sizes)):
+        channels = config.patch_size**2 * config.img_channel if layer == 0 else n
+        convolutions = kernel * n * (7 * channels + 4 * n + 4 * n + n + n) + 2 * positions * 2 * n * n
+        for t in range(config.total_length - 1):
+            total += convolutions + 2 * (2 * positions) * (2 * positions * (t + 1)) * n
+    return total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""RECALL(r, K) = softmax(r K^T) K, the attention of the eidetic cell over its whole history, in blocks.
+
+Written plainly (two products, a softmax) the scores of a step are a matrix of positions x history positions, kept
+for the backward pass: at 30 frames they take nearly all of the memory. Here a block of scores, those of one step of the
+history, lives in the cache only: the softmax is normalised after the product, as its numerator and denominator are sums
+over the blocks, and the backward pass computes each block again.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle.autograd import PyLayer
+
+# exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
+# is sure to be within +-70, as in an untrained network, no maximum has to be found first.
+SAFE_SCORE = 70.0
+
+
+class History:
+    """A layer's cells of the steps before, as blocks ``[B, n+1, P]``: a cell of P = 2*H*W positions, and a row of ones.
+
+    The row of ones makes the softmax's denominator, and the subtraction of its maximum, part of the matrix products.
+
+    A history never changes: :meth:`append` makes a new one, so a step can be computed again in the backward pass.
+
+    Parameters:
+        zeros (int): positions of the history that are zero, as those of the state of step 0, which stay in it for good.
+            Their scores are 0: they need no products, they add to the denominator.
+    """
+
+    def __init__(self, zeros: int = 0) -> None:
+        self.zeros = zeros
+        self.blocks: list[paddle.Tensor] = []
+        self.score_bound = 0.0  # of |r K^T| for any r in (0, 1)
+
+    def append(self, cell: paddle.Tensor) -> History:
+        """The history with one more cell ``[B, n, 2, H, W]``."""
+        keys = cell.flatten(2)
+        ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
+        with paddle.no_grad():  # the sum of a column's positive numbers, or of its negative ones, whichever is larger
+            bound = (keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2
+        longer = self.with_blocks([*self.blocks, paddle.concat([keys, ones], axis=1)])
+        longer.score_bound = max(self.score_bound, float(bound))
+        return longer
+
+    def with_blocks(self, blocks: list[paddle.Tensor]) -> History:
+        """The same history in other tensors of the same values."""
+        other = History(self.zeros)
+        other.blocks, other.score_bound = blocks, self.score_bound
+        return other
+
+
+def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
+    """RECALL(r, K): each position of r looks at every position of the history (equation 3 of the paper).
+
+    One softmax over all positions in space, window and time, with no 1/sqrt(n).
+
+    Args:
+        r: recall gate ``[B, n, 2, H, W]``, in (0, 1).
+        history: the layer's cells of the steps before.
+
+    Returns:
+        ``[B, n, 2, H, W]``.
+    """
+    if not history.blocks:
+        return paddle.zeros_like(r)
+    queries = r.flatten(2)  # (B, n, P)
+    if history.score_bound < SAFE_SCORE:
+        shift = paddle.zeros_like(queries[:, :1])
+    else:
+        shift = -_largest_scores(queries, history)
+    return _Recall.apply(queries, shift, history.zeros, *history.blocks).reshape(r.shape)
+
+
+@paddle.no_grad()
+def _largest_scores(queries: paddle.Tensor, history: History) -> paddle.Tensor:
+    """The largest score of each query, ``[B, 1, P]``."""
+    largest = [
+        paddle.matmul(block[:, :-1], queries, transpose_x=True).max(axis=1, keepdim=True) for block in history.blocks
+    ]
+    if history.zeros:
+        largest.append(paddle.zeros_like(queries[:, :1]))
+    return paddle.concat(largest, axis=1).max(axis=1, keepdim=True)
+
+
+class _Recall(PyLayer):
+    """Queries ``[B, n, P]``, what is added to their scores ``[B, 1, P]``, blocks of keys -> ``[B, n, P]``."""
+
+    @staticmethod
+    def forward(ctx, queries, shift, zeros, *blocks):
+        queries = paddle.concat([queries, shift], axis=1)  # (B, n+1, P): the shift meets the row of ones of the keys
+        total = paddle.concat([paddle.zeros_like(queries[:, :-1]), zeros * shift.exp()], axis=1)
+        for keys in blocks:
+            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()  # (B, P, P) of the history's step
+            total = total + paddle.matmul(keys, weights, transpose_y=True)  # (B, n+1, P)
+        denominator = total[:, -1:]
+        recalled = total[:, :-1] / denominator
+        ctx.constant = [keys.stop_gradient for keys in blocks]  # as the zero state, which wants no gradient
+        ctx.save_for_backward(queries, denominator, recalled, *blocks)
+        return recalled
+
+    @staticmethod
+    def backward(ctx, gradient):
+        queries, denominator, recalled, *blocks = ctx.saved_tensor()
+        # With P = weights / denominator: dS = P . (gradient K - (gradient . recalled)), all in one product as above.
+        gradient = gradient / denominator
+        gradient = paddle.concat([gradient, -(gradient * recalled).sum(axis=1, keepdim=True)], axis=1)  # (B, n+1, P)
+        query_gradient = 0.0
+        block_gradients = []
+        for keys, constant in zip(blocks, ctx.constant):
+            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()
+            # The row of ones has no gradient; its row here is never looked at.
+            key_gradient = None if constant else paddle.matmul(gradient, weights)  # through the values
+            score_gradient = paddle.matmul(gradient, keys, transpose_x=True).multiply_(weights)
+            query_gradient = query_gradient + paddle.matmul(keys, score_gradient, transpose_y=True)
+            if not constant:
+                key_gradient = key_gradient.add_(paddle.matmul(queries, score_gradient))  # through the scores
+            block_gradients.append(key_gradient)
+        return query_gradient[:, :-1], None, *block_gradients
