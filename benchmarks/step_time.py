@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,7 @@ def measure(
         os.environ.update(MKL_DEBUG_CPU_TYPE="5", MKL_NUM_THREADS=str(len(os.sched_getaffinity(0))))
         sys.modules["src"] = types.ModuleType("src")
         sys.modules["src"].__path__ = [str(ROOT / "src")]
+    warnings.filterwarnings("ignore", message="No ccache found")
     import src  # noqa: F401  (before paddle)
 
     import paddle  # isort: skip

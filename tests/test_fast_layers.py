@@ -74,9 +74,13 @@ def test_computing_steps_again_changes_no_prediction_and_no_gradient():
         assert relative_l2(found[1][1][name], gradient) < 1e-5, name
 
 
+@pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("zeros", [0, 24])
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])  # scores of units, tens and hundreds
-def test_recall_is_softmax_attention_for_scores_of_any_size(scale, zeros):
+def test_recall_is_softmax_attention_for_scores_of_any_size(monkeypatch, scale, zeros, group):
+    if group > 1:  # the way of the GPU
+        monkeypatch.setattr("src.layers.recall._on_cpu", lambda x: False)
+        monkeypatch.setattr("src.layers.recall.GPU_GROUP", group)
     rng = np.random.default_rng(1)
     shape = [2, 16, 2, 4, 3]
     r = paddle.to_tensor(rng.random(shape, np.float32))
@@ -129,11 +133,9 @@ def test_a_window_convolution_is_conv3d_padded_after_the_window(bias, filter_siz
 
 def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
     """On a GPU the library's conv2d is called; here it runs on the CPU."""
-    import src.layers.window_conv as module
-
     layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
     expected = layer(x, layer.pieces()).numpy()
-    monkeypatch.setattr(module, "_on_cpu", lambda x: False)
+    monkeypatch.setattr("src.layers.window_conv._on_cpu", lambda x: False)
     np.testing.assert_allclose(layer(x, layer.pieces()).numpy(), expected, rtol=0, atol=1e-5)
 
 

@@ -8,12 +8,15 @@ over the blocks, and the backward pass computes each block again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import paddle
 from paddle.autograd import PyLayer
 
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be found first.
 SAFE_SCORE = 70.0
+GPU_GROUP = 16  # steps of the history; with 128 pixels, patches of 8 and B = 4 their scores take 67 MB
 
 
 class History:
@@ -88,14 +91,14 @@ class _Recall(PyLayer):
 
     @staticmethod
     def forward(ctx, queries, shift, zeros, *blocks):
+        ctx.constant = [keys.stop_gradient for keys in blocks]
         queries = paddle.concat([queries, shift], axis=1)  # (B, n+1, P): the shift meets the row of ones of the keys
         total = paddle.concat([paddle.zeros_like(queries[:, :-1]), zeros * shift.exp()], axis=1)
-        for keys in blocks:
+        for keys, _ in _grouped(blocks):
             weights = paddle.matmul(queries, keys, transpose_x=True).exp_()  # (B, P, P) of the history's step
             total = total + paddle.matmul(keys, weights, transpose_y=True)  # (B, n+1, P)
         denominator = total[:, -1:]
         recalled = total[:, :-1] / denominator
-        ctx.constant = [keys.stop_gradient for keys in blocks]  # as the zero state, which wants no gradient
         ctx.save_for_backward(queries, denominator, recalled, *blocks)
         return recalled
 
@@ -106,14 +109,27 @@ class _Recall(PyLayer):
         gradient = gradient / denominator
         gradient = paddle.concat([gradient, -(gradient * recalled).sum(axis=1, keepdim=True)], axis=1)  # (B, n+1, P)
         query_gradient = 0.0
-        block_gradients = []
-        for keys, constant in zip(blocks, ctx.constant):
+        key_gradients = []
+        for keys, sizes in _grouped(blocks):
             weights = paddle.matmul(queries, keys, transpose_x=True).exp_()
-            # The row of ones has no gradient; its row here is never looked at.
-            key_gradient = None if constant else paddle.matmul(gradient, weights)  # through the values
+            key_gradient = paddle.matmul(gradient, weights)  # through the values
             score_gradient = paddle.matmul(gradient, keys, transpose_x=True).multiply_(weights)
+            key_gradient = key_gradient.add_(paddle.matmul(queries, score_gradient))  # through the scores
             query_gradient = query_gradient + paddle.matmul(keys, score_gradient, transpose_y=True)
-            if not constant:
-                key_gradient = key_gradient.add_(paddle.matmul(queries, score_gradient))  # through the scores
-            block_gradients.append(key_gradient)
-        return query_gradient[:, :-1], None, *block_gradients
+            # The row of ones has no gradient; its row here is never looked at.
+            key_gradients += paddle.split(key_gradient, sizes, axis=2) if len(sizes) > 1 else [key_gradient]
+        key_gradients = [None if constant else found for found, constant in zip(key_gradients, ctx.constant)]
+        return query_gradient[:, :-1], None, *key_gradients
+
+
+def _grouped(blocks: Sequence[paddle.Tensor]) -> Iterator[tuple[paddle.Tensor, list[int]]]:
+    """The blocks and their sizes: one by one on a CPU, whose cache holds the scores of one; on a GPU several as one."""
+    size = 1 if _on_cpu(blocks[0]) else GPU_GROUP
+    for start in range(0, len(blocks), size):
+        group = list(blocks[start : start + size])
+        keys = group[0] if len(group) == 1 else paddle.concat(group, axis=2)
+        yield keys, [block.shape[2] for block in group]
+
+
+def _on_cpu(x: paddle.Tensor) -> bool:
+    return x.place.is_cpu_place()
