@@ -1,7 +1,7 @@
 """Time and memory of a training step and of a forecast, the model against the plain formulation (plain_e3d.py).
 
     python benchmarks/step_time.py --quick                     one small size, a minute
-    python benchmarks/step_time.py --lengths 8,30 --batches 2  the figures of README.md
+    python benchmarks/step_time.py --lengths 8,20,30 --rounds 1  the figures of README.md
     python benchmarks/step_time.py --lengths 8 --profile       where the time of the model goes
 
 Each measurement is a process of its own, so that its peak memory is its own; the implementations take turns. "plain"
@@ -103,7 +103,10 @@ def measure(
 ) -> dict:
     """Seconds of each step or forecast, and peak memory in GB, of one implementation in this process."""
     if who == "unset":  # the package without its __init__, which prepares the process
-        os.environ.update(MKL_DEBUG_CPU_TYPE="5", MKL_NUM_THREADS=str(len(os.sched_getaffinity(0))))
+        amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        for name, value in (("MKL_DEBUG_CPU_TYPE", "5" if amd else None), ("MKL_NUM_THREADS", str(os.cpu_count()))):
+            if value:
+                os.environ.setdefault(name, value)
         sys.modules["src"] = types.ModuleType("src")
         sys.modules["src"].__path__ = [str(ROOT / "src")]
     warnings.filterwarnings("ignore", message="No ccache found")

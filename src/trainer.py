@@ -104,6 +104,10 @@ def train(config: Config) -> None:
         run.saved = run.finished if is_own(config, start) else 0
         run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
         logger.info("going on from %s", start.path)
+        clips = len(_spread(test_set, config.test_max_clips))
+        if run.best and run.best.get("clips") not in (None, clips):
+            logger.warning("tests take %d clips now, %d before: the best starts anew", clips, run.best["clips"])
+            run.best = None
     elif config.pretrained_model:
         load_weights(model, config.pretrained_model, config)
     if start is None and config.resume:
@@ -196,7 +200,9 @@ class _Run:
     def take_test(self, metrics: dict[str, Any]) -> None:
         """Keep the figures of a test of the present weights, and the weights themselves, if it is the best so far."""
         self.tested = self.finished
-        latest = {"iteration": self.finished, **{name: metrics["model"][name] for name in UNITS}}
+        # "clips": figures of different test sets are not compared.
+        latest = {"iteration": self.finished, "clips": metrics["sequences"]}
+        latest |= {name: metrics["model"][name] for name in UNITS}
         if self.best is None or is_better(latest, self.best):
             with _written_or_told(self.config):
                 record = {**self.record, "best": latest}
@@ -348,7 +354,8 @@ def evaluate(
         remove_pictures(directory)
     figures, baseline = Figures(), Figures()
     count = math.ceil(len(dataset) / config.batch_size)
-    bar = tqdm(test_batches(config, dataset), total=count, desc="test", unit="batch", leave=False, disable=None)
+    batches = test_batches(config, dataset)
+    bar = tqdm(batches, total=count, desc="test", unit="batch", leave=False, disable=None)
 
     def take(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
         true = frames[:, config.input_length :]
@@ -362,7 +369,7 @@ def evaluate(
                 records.forecast(iteration, number, true[0], pred[0])
 
     # The figures of a batch, 1 ms a frame of 128 x 128, while the next one is predicted.
-    with ThreadPoolExecutor(max_workers=1) as figures_thread:
+    with contextlib.closing(batches), bar, ThreadPoolExecutor(max_workers=1) as figures_thread:
         taken: Future | None = None
         for number, batch in enumerate(bar, start=1):
             if stop is not None:

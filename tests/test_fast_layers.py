@@ -80,7 +80,7 @@ def test_computing_steps_again_changes_no_prediction_and_no_gradient():
 def test_recall_is_softmax_attention_for_scores_of_any_size(monkeypatch, scale, zeros, group):
     if group > 1:  # the way of the GPU
         monkeypatch.setattr("src.layers.recall._on_cpu", lambda x: False)
-        monkeypatch.setattr("src.layers.recall.GPU_GROUP", group)
+        monkeypatch.setattr("src.layers.recall.GPU_SCORES", group * 2 * 24**2)
     rng = np.random.default_rng(1)
     shape = [2, 16, 2, 4, 3]
     r = paddle.to_tensor(rng.random(shape, np.float32))
@@ -92,7 +92,7 @@ def test_recall_is_softmax_attention_for_scores_of_any_size(monkeypatch, scale, 
     history = History(zeros)
     for cell in cells:
         history = history.append(cell)
-    assert (history.score_bound < SAFE_SCORE) == (scale < 10)
+    assert history.score_bound is None if group > 1 else (history.score_bound < SAFE_SCORE) == (scale < 10)
     keys = paddle.concat([paddle.zeros([2, 16, zeros]), *(cell.flatten(2) for cell in cells)], axis=2)
 
     ours, plain = recall(r, history), plain_recall(r, keys)
@@ -134,8 +134,37 @@ def test_a_window_convolution_is_conv3d_padded_after_the_window(bias, filter_siz
 def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
     """On a GPU the library's conv2d is called; here it runs on the CPU."""
     layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
+    x.stop_gradient = False
     expected = layer(x, layer.pieces()).numpy()
+    gradients = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
     monkeypatch.setattr("src.layers.window_conv._on_cpu", lambda x: False)
-    np.testing.assert_allclose(layer(x, layer.pieces()).numpy(), expected, rtol=0, atol=1e-5)
+    found = layer(x, layer.pieces())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
+    for one, other in zip(paddle.grad(found, [x, layer.weight]), gradients):
+        assert relative_l2(one.numpy(), other.numpy()) < 1e-5
+
+
+def test_frozen_weights_inputs_and_gates_have_no_gradient_and_do_no_harm():
+    layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
+    x.stop_gradient = False
+    whole = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
+    (for_x,) = paddle.grad(layer(x, layer.pieces().detach()), [x])
+    (for_weight,) = paddle.grad(layer(x.detach(), layer.pieces()), [layer.weight])
+    for one, other in zip(whole, (for_x, for_weight)):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+    r, cell = paddle.rand([1, 4, 2, 3, 3]), paddle.randn([1, 4, 2, 3, 3])
+    r.stop_gradient = cell.stop_gradient = False
+    whole = paddle.grad(recall(r, History().append(cell)), [r, cell])
+    (for_r,) = paddle.grad(recall(r, History().append(cell.detach())), [r])
+    (for_cell,) = paddle.grad(recall(r.detach(), History().append(cell)), [cell])
+    for one, other in zip(whole, (for_r, for_cell)):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_scores_far_below_zero_are_a_softmax_too():
+    r, cell = paddle.full([1, 4, 2, 3, 3], 0.9), paddle.full([1, 4, 2, 3, 3], -60.0) + paddle.rand([1, 4, 2, 3, 3])
+    found = recall(r, History().append(cell))
+    assert relative_l2(found.numpy(), plain_recall(r, cell.flatten(2)).numpy()) < 1e-5
 
 

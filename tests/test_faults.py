@@ -259,7 +259,7 @@ def test_what_cannot_be_read_for_want_of_permission_is_not_taken_for_damaged(kth
             with pytest.raises(UserError, match="cannot be read .Permission denied|no such directory"):
                 trainer.train(again)
             path.chmod(mode)
-    assert checkpoints(config.save_dir) == [1, 2] and not (tmp_path / "ck" / "2.damaged").exists()
+    assert checkpoints(config.save_dir) == [1, 2] and not (tmp_path / "ck" / "2.damaged-1").exists()
 
 
 # ---- damaged checkpoints
@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(kth_sample, tm
     log = log_of(config)
     assert f"{config.save_dir}/3: {name} is " in log or f"{config.save_dir}/3: no {name} in it" in log
     assert f"going on from {config.save_dir}/2" in log
-    assert sorted(os.listdir(config.save_dir))[:4] == ["1", "2", "3", "3.damaged"]
+    assert sorted(os.listdir(config.save_dir))[:4] == ["1", "2", "3", "3.damaged-1"]
     again = read_checkpoint("", f"{config.save_dir}/3")
     for key, array in whole.weights.items():
         np.testing.assert_array_equal(again.weights[key], array)

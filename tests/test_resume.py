@@ -344,6 +344,16 @@ def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sampl
     assert json.loads(path.read_text())["best"]["psnr"] == 99.0
 
 
+def test_figures_of_different_test_sets_are_not_compared(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
+    trainer.train(config)
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, test_max_clips=2, lr=1e-30))
+    best = read_checkpoint("", f"{config.save_dir}/best").state["best"]
+    assert (best["iteration"], best["clips"]) == (2, 2)
+    assert read_checkpoint("", f"{config.save_dir}/best.earlier-1").state["best"]["iteration"] == 1
+    assert "the best starts anew" in (tmp_path / "ck" / "train.log").read_text()
+
+
 def test_a_test_inside_training_can_take_a_part_of_the_set_spread_evenly(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1, test_max_clips=2)
     dataset = build_dataset(config, "test")

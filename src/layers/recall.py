@@ -1,9 +1,13 @@
 """RECALL(r, K) = softmax(r K^T) K, the attention of the eidetic cell over its whole history, in blocks.
 
-Written plainly (two products, a softmax) the scores of a step are a matrix of positions x history positions, kept
-for the backward pass: at 30 frames they take nearly all of the memory. Here a block of scores, those of one step of the
-history, lives in the cache only: the softmax is normalised after the product, as its numerator and denominator are sums
-over the blocks, and the backward pass computes each block again.
+Written plainly (two products, a softmax) the scores of a step are a matrix of positions x history positions, kept for
+the backward pass: at 30 frames they take nearly all of the memory. Here there is one block of scores at a time, that of
+one step of the history (of several on a GPU): the softmax is normalised after the product, as its numerator and
+denominator are sums over the blocks, and the backward pass computes each block again.
+
+To try another score (a scale, a bias, a mask), begin with the plain recall of benchmarks/plain_e3d.py: ``recall`` below
+can be any function of r and ``history.blocks``. In this form the score stands in _largest_scores and twice in _Recall,
+and the bound of History.append holds for r in (0, 1) alone.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from paddle.autograd import PyLayer
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be found first.
 SAFE_SCORE = 70.0
-GPU_GROUP = 16  # steps of the history; with 128 pixels, patches of 8 and B = 4 their scores take 67 MB
+GPU_SCORES = 2**24  # at a time on a GPU, 67 MB: with 128 pixels, patches of 8 and B = 4 those of 16 steps
 
 
 class History:
@@ -34,16 +38,19 @@ class History:
     def __init__(self, zeros: int = 0) -> None:
         self.zeros = zeros
         self.blocks: list[paddle.Tensor] = []
-        self.score_bound = 0.0  # of |r K^T| for any r in (0, 1)
+        self.score_bound: float | None = 0.0  # of |r K^T| for any r in (0, 1); None: not known
 
     def append(self, cell: paddle.Tensor) -> History:
         """The history with one more cell ``[B, n, 2, H, W]``."""
         keys = cell.flatten(2)
         ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
-        with paddle.no_grad():  # the sum of a column's positive numbers, or of its negative ones, whichever is larger
-            bound = (keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2
         longer = self.with_blocks([*self.blocks, paddle.concat([keys, ones], axis=1)])
-        longer.score_bound = max(self.score_bound, float(bound))
+        if _on_cpu(keys) and self.score_bound is not None:
+            with paddle.no_grad():  # the sum of a column's positive numbers, or of its negative ones if that is larger
+                bound = (keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2
+            longer.score_bound = max(self.score_bound, float(bound))
+        else:  # to fetch a number from a GPU is to wait for all that it was given to do
+            longer.score_bound = None
         return longer
 
     def with_blocks(self, blocks: list[paddle.Tensor]) -> History:
@@ -68,7 +75,7 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
     if not history.blocks:
         return paddle.zeros_like(r)
     queries = r.flatten(2)  # (B, n, P)
-    if history.score_bound < SAFE_SCORE:
+    if history.score_bound is not None and history.score_bound < SAFE_SCORE:
         shift = paddle.zeros_like(queries[:, :1])
     else:
         shift = -_largest_scores(queries, history)
@@ -79,7 +86,8 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
 def _largest_scores(queries: paddle.Tensor, history: History) -> paddle.Tensor:
     """The largest score of each query, ``[B, 1, P]``."""
     largest = [
-        paddle.matmul(block[:, :-1], queries, transpose_x=True).max(axis=1, keepdim=True) for block in history.blocks
+        paddle.matmul(keys[:, :-1], queries, transpose_x=True).max(axis=1, keepdim=True)
+        for keys, _ in _grouped(history.blocks)
     ]
     if history.zeros:
         largest.append(paddle.zeros_like(queries[:, :1]))
@@ -91,11 +99,13 @@ class _Recall(PyLayer):
 
     @staticmethod
     def forward(ctx, queries, shift, zeros, *blocks):
-        ctx.constant = [keys.stop_gradient for keys in blocks]
+        ctx.constant = queries.stop_gradient, *(keys.stop_gradient for keys in blocks)
         queries = paddle.concat([queries, shift], axis=1)  # (B, n+1, P): the shift meets the row of ones of the keys
-        total = paddle.concat([paddle.zeros_like(queries[:, :-1]), zeros * shift.exp()], axis=1)
+        total = paddle.zeros_like(queries)
+        if zeros:  # shift <= 0 then: the maximum is not below their score
+            total = paddle.concat([total[:, :-1], zeros * shift.exp()], axis=1)
         for keys, _ in _grouped(blocks):
-            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()  # (B, P, P) of the history's step
+            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()  # (B, P, P of the history)
             total = total + paddle.matmul(keys, weights, transpose_y=True)  # (B, n+1, P)
         denominator = total[:, -1:]
         recalled = total[:, :-1] / denominator
@@ -118,13 +128,15 @@ class _Recall(PyLayer):
             query_gradient = query_gradient + paddle.matmul(keys, score_gradient, transpose_y=True)
             # The row of ones has no gradient; its row here is never looked at.
             key_gradients += paddle.split(key_gradient, sizes, axis=2) if len(sizes) > 1 else [key_gradient]
-        key_gradients = [None if constant else found for found, constant in zip(key_gradients, ctx.constant)]
-        return query_gradient[:, :-1], None, *key_gradients
+        found = [query_gradient[:, :-1], *key_gradients]
+        query_gradient, *key_gradients = [None if not_wanted else f for f, not_wanted in zip(found, ctx.constant)]
+        return query_gradient, None, *key_gradients
 
 
 def _grouped(blocks: Sequence[paddle.Tensor]) -> Iterator[tuple[paddle.Tensor, list[int]]]:
-    """The blocks and their sizes: one by one on a CPU, whose cache holds the scores of one; on a GPU several as one."""
-    size = 1 if _on_cpu(blocks[0]) else GPU_GROUP
+    """The blocks and their sizes: one by one on a CPU, whose cache may hold one's scores; several as one on a GPU."""
+    batch, _, positions = blocks[0].shape
+    size = 1 if _on_cpu(blocks[0]) else max(1, GPU_SCORES // (batch * positions**2))
     for start in range(0, len(blocks), size):
         group = list(blocks[start : start + size])
         keys = group[0] if len(group) == 1 else paddle.concat(group, axis=2)

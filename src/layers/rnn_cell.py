@@ -114,7 +114,7 @@ class EideticLSTMCell(nn.Layer):
         i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = paddle.split(self.norm_x(self.conv_x(x, w["x"])), 7, axis=1)
 
         i = F.sigmoid(i_x + i_h)
-        r = F.sigmoid(r_x + r_h)
+        r = F.sigmoid(r_x + r_h)  # in (0, 1): recall relies on it
         g = F.tanh(g_x + g_h)
         c = self.norm_c(c + recall(r, history)) + i * g
 

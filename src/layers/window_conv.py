@@ -62,7 +62,7 @@ class _MatmulWindowConv(PyLayer):
 
     @staticmethod
     def forward(ctx, x, pieces):
-        ctx.constant = x.stop_gradient
+        ctx.constant = x.stop_gradient, pieces.stop_gradient
         ctx.save_for_backward(x, pieces)
         outputs, kernel = pieces.shape[0] // 2, pieces.shape[-1]
         weights = pieces.flatten(1)  # (2*O, C*k*k)
@@ -77,18 +77,22 @@ class _MatmulWindowConv(PyLayer):
         outputs, kernel = pieces.shape[0] // 2, pieces.shape[-1]
         weights = pieces.flatten(1)
         of_first, of_second = paddle.unbind(gradient.flatten(3), axis=2)  # (B, O, H*W) each
-        first, second = _columns(x, kernel)  # again: kept, they would be k*k times the memory of x
         of_both = paddle.concat([of_second, of_first], axis=1)  # what k0 and k1 made of the second slice
-        by_first, by_second = _sum_of_products(of_first, first), _sum_of_products(of_both, second)
-        pieces_gradient = paddle.concat([by_second[:outputs] + by_first, by_second[outputs:]]).reshape(pieces.shape)
-        if ctx.constant:
-            return None, pieces_gradient
-        columns = [
-            paddle.matmul(weights[:outputs], of_first, transpose_x=True),
-            paddle.matmul(weights, of_both, transpose_x=True),
-        ]
-        slices = [F.fold(part, x.shape[3:], kernel, paddings=kernel // 2) for part in columns]
-        return paddle.stack(slices, axis=2), pieces_gradient
+        x_gradient = pieces_gradient = None
+        x_constant, pieces_constant = ctx.constant
+        if not pieces_constant:
+            first, second = _columns(x, kernel)  # again: kept, they would be k*k times the memory of x
+            by_first, by_second = _sum_of_products(of_first, first), _sum_of_products(of_both, second)
+            pieces_gradient = paddle.concat([by_second[:outputs] + by_first, by_second[outputs:]])
+            pieces_gradient = pieces_gradient.reshape(pieces.shape)
+        if not x_constant:
+            columns = [
+                paddle.matmul(weights[:outputs], of_first, transpose_x=True),
+                paddle.matmul(weights, of_both, transpose_x=True),
+            ]
+            slices = [F.fold(part, x.shape[3:], kernel, paddings=kernel // 2) for part in columns]
+            x_gradient = paddle.stack(slices, axis=2)
+        return x_gradient, pieces_gradient
 
 
 def _sum_of_products(gradients: paddle.Tensor, columns: paddle.Tensor) -> paddle.Tensor:

@@ -39,6 +39,7 @@ NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
 PARTIAL = ".partial"  # on its way to a name, or from it to nothing
+EARLIER = "earlier"  # of another test set
 PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is taken
 NAMES_SHOWN = 4
 
@@ -126,7 +127,9 @@ def save_best(
     try:
         restore_best(config.save_dir)
         present = _best_of(path) if os.path.isdir(path) else None
-        if present is not None and is_better(present, record["best"]):
+        if present is not None and present.get("clips") != record["best"].get("clips"):
+            move_aside(path, EARLIER)  # the best of other tests
+        elif present is not None and is_better(present, record["best"]):
             return None
         partial = _write_partial(path, config, iteration, model, optimizer, record)
         # Two renames, as no system call in reach swaps folders; restore_best mends what a kill leaves between them.
@@ -138,6 +141,15 @@ def save_best(
     except OSError as error:
         raise _unwritable(config, "the best checkpoint", error) from None
     return path
+
+
+def move_aside(path: str, mark: str) -> str:
+    """Rename a folder to ``<path>.<mark>-1`` (or a higher number that is free) and return that."""
+    number = 1
+    while os.path.lexists(f"{path}.{mark}-{number}"):
+        number += 1
+    os.rename(path, f"{path}.{mark}-{number}")
+    return f"{path}.{mark}-{number}"
 
 
 def is_better(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

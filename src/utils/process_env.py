@@ -3,7 +3,7 @@
 Measured with Paddle 3.3.1 on two AMD cores:
 
 * the bundled MKL takes a slow path on AMD processors and one thread: 9 to 10 GMAC/s for a matrix product; with
-  ``MKL_DEBUG_CPU_TYPE=5`` and ``MKL_NUM_THREADS=2`` it reaches 65 to 75 GMAC/s;
+  ``MKL_DEBUG_CPU_TYPE=5`` and ``MKL_NUM_THREADS=2`` it reaches 65 to 115 GMAC/s, by machine;
 * glibc hands every large block back to the system and faults it in again at the next use: element-wise kernels take
   3 to 5 ns an element; when freed blocks are kept, 0.2 to 1.6 ns.
 

@@ -14,6 +14,7 @@ from src.utils.checkpoint import (
     Checkpoint,
     DamagedCheckpoint,
     list_flags,
+    move_aside,
     numbered,
     ours,
     read_checkpoint,
@@ -23,7 +24,7 @@ from src.utils.checkpoint import (
 RUN_FLAGS = (
     *NETWORK_FLAGS, "dataset_name", "img_width", "input_length", "total_length", "batch_size", "seed", "optimizer",
 )  # fmt: skip
-DAMAGED = ".damaged"
+DAMAGED = "damaged"
 CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
 
 logger = logging.getLogger("e3d_lstm")
@@ -32,7 +33,7 @@ logger = logging.getLogger("e3d_lstm")
 def find_checkpoint(config: Config) -> Checkpoint | None:
     """The checkpoint that --resume names, or the newest whole one of save_dir; None where save_dir has none at all.
 
-    Checkpoints that are damaged and newer are told, and get ``.damaged`` added to their names. Nothing is deleted.
+    Checkpoints that are damaged and newer are told, and are renamed to ``<N>.damaged-1``. Nothing is deleted.
 
     Raises:
         UserError: the checkpoint is of a run with other flags (they are listed), none is whole, or going on from it
@@ -59,7 +60,7 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
         _check_flags(config, chosen)
         _check_keeping(config, chosen)
         for path in damaged:
-            _move_aside(path)
+            _put_aside(path)
         return chosen
     if damaged:
         raise UserError(
@@ -131,13 +132,9 @@ def _check_keeping(config: Config, chosen: Checkpoint) -> None:
         )
 
 
-def _move_aside(path: str) -> None:
-    target, count = path + DAMAGED, 1
-    while os.path.lexists(target):
-        count += 1
-        target = f"{path}{DAMAGED}-{count}"
+def _put_aside(path: str) -> None:
     try:
-        os.rename(path, target)
+        target = move_aside(path, DAMAGED)
     except OSError as error:
         raise UserError(f"{path}: is damaged and cannot be renamed ({error.strerror}); move it away") from None
     logger.warning("moved the damaged checkpoint %s to %s", path, target)
