@@ -275,7 +275,7 @@ class Loss(NamedTuple):
     """Of one iteration, before its step; with --reverse_input the means of the two steps."""
 
     value: float
-    gradient_norm: float  # before --grad_clip
+    gradient_norm: float | None  # before --grad_clip; only where it is logged, every --display_interval
 
 
 def train_on_batch(
@@ -304,10 +304,11 @@ def train_on_batch(
         if not math.isfinite(losses[-1]):
             raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
         loss.backward()
-        norms.append(gradient_norm(model.parameters()))
+        if iteration % config.display_interval == 0:
+            norms.append(gradient_norm(model.parameters()))
         optimizer.step()
         optimizer.clear_grad()
-    return Loss(float(np.mean(losses)), float(np.mean(norms)))
+    return Loss(float(np.mean(losses)), float(np.mean(norms)) if norms else None)
 
 
 def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:

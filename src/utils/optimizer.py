@@ -41,5 +41,5 @@ def build_optimizer(
 
 def gradient_norm(parameters: Iterable[paddle.Tensor]) -> float:
     """Global L2 norm of the gradients, before --grad_clip."""
-    squares = [(parameter.grad**2).sum() for parameter in parameters if parameter.grad is not None]
+    squares = [parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None]
     return float(paddle.add_n(squares).sqrt())
