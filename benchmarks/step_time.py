@@ -150,7 +150,7 @@ def measure(
     if profile:
         from paddle.profiler import Profiler, SortedKeys
 
-        with Profiler(timer_only=False) as profiler:
+        with Profiler(on_trace_ready=lambda profiler: None) as profiler:  # by default it writes 66 MB of trace
             once()
         profiler.summary(sorted_by=SortedKeys.CPUTotal, op_detail=True, thread_sep=False, time_unit="ms")
     macs = required_macs(config) * batch * (3 if what == "step" else 1)
