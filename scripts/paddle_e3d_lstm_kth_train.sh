@@ -33,6 +33,7 @@ exec "$(runtime_python)" "$ROOT/runp.py" \
   --sampling_stop_iter 50000 \
   --sampling_start_value 1.0 \
   --lr_schedule kth \
+  --grad_clip 1000 \
   --batch_size 4 \
   --max_iterations 415000 \
   --display_interval 1 \
