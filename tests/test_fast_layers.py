@@ -116,7 +116,9 @@ def test_a_history_of_zeros_alone_recalls_zero():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("filter_size", "rows", "columns"), [(1, 4, 4), (3, 2, 5), (5, 3, 3), (7, 8, 2)])
+@pytest.mark.parametrize(
+    ("filter_size", "rows", "columns"), [(1, 4, 4), (3, 2, 5), (5, 3, 3), (5, 4, 16), (7, 8, 2), (9, 3, 5)]
+)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_window_convolution_is_conv3d_padded_after_the_window(bias, filter_size, rows, columns, batch):
     paddle.seed(3)
@@ -129,6 +131,14 @@ def test_a_window_convolution_is_conv3d_padded_after_the_window(bias, filter_siz
     weights = paddle.randn(ours.shape)
     for found, expected in zip(paddle.grad(ours, wanted, weights), paddle.grad(plain, wanted, weights)):
         assert relative_l2(found.numpy(), expected.numpy()) < 1e-5
+
+
+def test_the_rounding_of_a_window_convolution_is_a_few_times_that_of_a_plain_sum():
+    """At the full size: 64 channels, filter 5, a grid of 16 x 16."""
+    paddle.seed(5)
+    layer, x = WindowConv(64, 8, 5, bias=False), paddle.randn([1, 64, 2, 16, 16])
+    exact = F.conv3d(x.astype("float64"), layer.weight.astype("float64"), padding="SAME").numpy()
+    assert relative_l2(layer(x, layer.pieces()).numpy(), exact) < 2e-6
 
 
 def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
@@ -148,7 +158,7 @@ def test_frozen_weights_inputs_and_gates_have_no_gradient_and_do_no_harm():
     layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
     x.stop_gradient = False
     whole = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
-    (for_x,) = paddle.grad(layer(x, layer.pieces().detach()), [x])
+    (for_x,) = paddle.grad(layer(x, [piece.detach() for piece in layer.pieces()]), [x])
     (for_weight,) = paddle.grad(layer(x.detach(), layer.pieces()), [layer.weight])
     for one, other in zip(whole, (for_x, for_weight)):
         np.testing.assert_array_equal(one.numpy(), other.numpy())

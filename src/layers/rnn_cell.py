@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from src.layers.recall import History, recall
-from src.layers.window_conv import WindowConv, window_conv
+from src.layers.window_conv import WindowConv, window_conv, window_pieces
 
 
 def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
@@ -96,7 +96,7 @@ class EideticLSTMCell(nn.Layer):
         """The kernels as the convolutions want them; the same for all the steps of a forward pass."""
         pieces = {name: getattr(self, f"conv_{name}").pieces() for name in ("h", "x", "m")}
         # W_co * c' + W_mo * m' is one convolution of [c', m'].
-        pieces["o"] = paddle.concat([self.conv_co.pieces(), self.conv_mo.pieces()], axis=1)
+        pieces["o"] = window_pieces(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1))
         pieces["b"] = (self.conv_co.bias + self.conv_mo.bias).reshape([1, -1, 1, 1, 1])
         return pieces
 
