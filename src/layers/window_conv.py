@@ -9,7 +9,7 @@ a filter g of k numbers over m+k-1 pixels d are
 
 with m+k-1 multiplications in place of m*k, where k = 5 with 8 for 20. Over channels and rows of the filter the products
 are summed as usual, so for each of the m+k-1 there is one matrix product. Against plain matrix products a step of 30
-frames takes 0.69 of the time (benchmarks/README.md).
+frames takes 0.71 of the time (benchmarks/README.md).
 """
 
 from __future__ import annotations
