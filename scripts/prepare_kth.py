@@ -1,165 +1,248 @@
 """Make the tree of frames that training reads from the KTH videos.
 
-    python scripts/prepare_kth.py --videos DIR --out DIR
     python scripts/prepare_kth.py --videos DIR --out DIR --sequences 00sequences.txt
 
-Looks in --videos and its folders for personNN_<action>_dD_uncomp.avi (or another container that OpenCV opens) and
-writes <out>/<action>/personNN_<action>_dD_uncomp/image_0001.jpg ..., grey, numbered as in the video. With --sequences,
-the list that comes with KTH, only the frames in which the person acts are written; the gaps between them end clips.
+Looks in --videos and its folders for personNN_<action>_dD_uncomp.avi (or another container that OpenCV opens), also
+inside zip files as they are downloaded, and writes <out>/<action>/personNN_<action>_dD_uncomp/image_0001.jpg ..., grey,
+numbered as in the video. With --sequences, the list that comes with KTH, only the frames in which the person acts are
+written; gaps between them end clips.
 
-A recording is written under another name and renamed when it is whole, so the script can be stopped and run again:
-recordings that are there are kept.
+A recording is written under another name and renamed when it is whole, so the script can be stopped, or killed, and run
+again: recordings that are there are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
-import re
 import shutil
+import signal
 import sys
+import tempfile
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
-SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".webm")
-VIDEO_NAME = re.compile(rf"(person\d\d_({'|'.join(ACTIONS)})_d\d)\w*", re.IGNORECASE)
-SEQUENCE_LINE = re.compile(r"\s*(person\d\d_[a-z]+_d\d)\s+frames\s+(.*)")
-Ranges = list[tuple[int, int]]
+import cv2  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from src.data_provider.kth_videos import (  # noqa: E402
+    MISSING_IN_KTH,
+    Ranges,
+    all_recordings,
+    read_sequences,
+    recording_of,
+)
+from src.data_provider.videos import frames_of, is_video  # noqa: E402
+from src.errors import UserError  # noqa: E402
+from src.utils.signals import die_with_parent  # noqa: E402
+
+SETTINGS_FILE = "prepared.json"  # in --out: what its recordings were made with
+NAMES_SHOWN = 3
 
 
-class UsageError(Exception):
-    """One line for the user."""
+class Video(NamedTuple):
+    """One recording to prepare."""
+
+    name: str  # personNN_<action>_dD
+    action: str
+    path: Path  # of the video, or of the zip file that holds it
+    member: str  # its name in the zip file; empty outside of one
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """Videos in the folder and below it whose names are KTH's, sorted by name."""
+def find_videos(folder: Path) -> list[Video]:
+    """Videos in the folder, below it and in its zip files whose names are KTH's, by name; the first of each name."""
     if not folder.is_dir():
-        raise UsageError(f"--videos {folder}: there is no such folder; give the one with the .avi files")
-    videos = [
-        path for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and VIDEO_NAME.fullmatch(path.stem)
-    ]  # fmt: skip
-    if not videos:
-        raise UsageError(f"--videos {folder}: no video named personNN_<action>_dD_uncomp.avi in it; check the folder")
-    return sorted(videos, key=lambda path: path.name)
+        raise UserError(f"--videos {folder}: there is no such folder; give the one with the .avi or .zip files")
+    found: dict[str, Video] = {}
+    archives = 0
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() == ".zip" and path.is_file():
+            archives += 1
+            members = _members(path)
+        else:
+            members = [""] if is_video(path.name) and path.is_file() else []
+        for member in members:
+            recording = recording_of(Path(member or path).stem)
+            if recording:
+                found.setdefault(recording[0], Video(*recording, path, member))
+    if not found:
+        looked = f"no video named personNN_<action>_dD_uncomp.avi in it or in its {archives} zip files"
+        raise UserError(f"--videos {folder}: {looked}; check the folder")
+    return sorted(found.values())
 
 
-def read_sequences(path: Path) -> dict[str, Ranges]:
-    """The frame ranges, first and last frame from 1, of each recording in 00sequences.txt; other lines are skipped."""
+def _members(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="latin-1")
-    except OSError as error:
-        raise UsageError(f"--sequences {path}: cannot be read ({error.strerror}); check the path") from None
-    sequences = {}
-    for line in text.splitlines():
-        match = SEQUENCE_LINE.match(line)
-        if match:
-            sequences[match[1]] = [(int(a), int(b)) for a, b in re.findall(r"(\d+)\s*-\s*(\d+)", match[2])]
-    if not sequences:
-        raise UsageError(f"--sequences {path}: no line as 'person01_boxing_d1  frames  1-95, 96-185' in it")
-    return sequences
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name for name in archive.namelist() if is_video(name))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"--videos {path}: no whole zip file ({error}); download it again or remove it") from None
 
 
-def frames_of(video: Path) -> Iterator[tuple[int, object]]:
-    """Number from 1 and picture of each frame."""
-    capture = cv2.VideoCapture(str(video))
-    try:
-        number = 0
-        while True:
-            there, picture = capture.read()
-            if not there:
-                return
-            number += 1
-            yield number, picture
-    finally:
-        capture.release()
+@contextlib.contextmanager
+def _as_file(video: Video, folder: Path) -> Iterator[str]:
+    """The path of the video, taken out of its zip file into the folder for as long as it is needed."""
+    if not video.member:
+        yield str(video.path)
+        return
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=Path(video.member).suffix) as file:
+        try:
+            with zipfile.ZipFile(video.path) as archive, archive.open(video.member) as source:
+                shutil.copyfileobj(source, file)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{video}: damaged in the zip file ({error}); download it again") from None
+        file.flush()
+        yield file.name
 
 
-def write_recording(video: Path, folder: Path, ranges: Ranges | None, quality: int) -> int:
+def write_recording(video: Video, folder: Path, ranges: Ranges | None, quality: int) -> int:
     """Write the frames of one video, all of them or those in the ranges; return how many. Nothing is left of a failure.
 
     Raises:
-        UsageError: the video has no frame that can be read, or ends before the ranges do.
+        UserError: the video has no frame that can be read, or ends before the ranges do.
+        OSError: a frame cannot be written.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     try:
-        written, number = 0, 0
-        for number, picture in frames_of(video):
-            if ranges is None or any(first <= number <= last for first, last in ranges):
-                grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-                path = partial / f"image_{number:04d}.jpg"
-                if not cv2.imwrite(str(path), grey, [cv2.IMWRITE_JPEG_QUALITY, quality]):
-                    raise OSError(28, "a picture could not be written, is the disk full?")
-                written += 1
+        written = number = 0
+        with _as_file(video, partial) as path:
+            for number, picture in enumerate(frames_of(path), start=1):
+                if ranges is None or any(first <= number <= last for first, last in ranges):
+                    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+                    (partial / f"image_{number:04d}.jpg").write_bytes(jpeg)
+                    written += 1
         expected = max((last for _, last in ranges), default=0) if ranges else 1
         if number < expected:
-            raise UsageError(f"{video}: only {number} frames can be read, expected {expected}")
+            raise UserError(f"{video}: only {number} frames can be read, expected {expected}")
         partial.rename(folder)
         return written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def prepare(videos: Path, out: Path, sequences: Path | None, quality: int) -> list[str]:
-    """Prepare every video; return a line for each one that could not be."""
+def _start_process(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    die_with_parent(parent)
+    cv2.setNumThreads(1)
+
+
+def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, processes: int) -> list[str]:
+    """Prepare every video and print a report; return a line for each one that could not be."""
     ranges = read_sequences(sequences) if sequences else None
     found = find_videos(videos)
-    frames, kept, problems = 0, 0, []
-    for video in tqdm(found, desc="videos", unit="video", disable=None):
-        match = VIDEO_NAME.fullmatch(video.stem)
-        name, action = match[1].lower(), match[2].lower()
-        folder = out / action / f"{name}_uncomp"
-        if folder.exists():
-            kept += 1
-        elif ranges is not None and not ranges.get(name):
-            problems.append(f"{video}: {name} has no frame ranges in {sequences}; skipped")
-        else:
-            try:
-                frames += write_recording(video, folder, ranges and ranges[name], quality)
-            except UsageError as error:
-                problems.append(f"{error}; skipped")
-    done = len(found) - kept - len(problems)
-    print(f"{done} videos made {frames} frames under {out}; {kept} kept as they were; {len(problems)} skipped")
-    return problems
+    _check_settings(out, quality, ranges)
+    frames, done, kept, problems = 0, 0, 0, []
+    with ProcessPoolExecutor(processes, initializer=_start_process, initargs=(os.getpid(),)) as pool:
+        running = {}
+        for video in found:
+            folder = out / video.action / f"{video.name}_uncomp"
+            if folder.exists():
+                kept += 1
+            elif ranges is not None and not ranges.get(video.name):
+                problems.append(f"{video}: {video.name} has no frame ranges in {sequences}; skipped")
+            else:
+                own = ranges[video.name] if ranges else None
+                running[pool.submit(write_recording, video, folder, own, quality)] = video
+        try:
+            for future in tqdm(as_completed(running), "videos", len(running), unit="video", disable=None):
+                try:
+                    frames += future.result()
+                    done += 1
+                except UserError as error:
+                    problems.append(f"{error}; skipped, replace it and run again")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the ones that are being written are finished
+            raise
+    print(
+        f"{done} videos made {frames} frames under {out}; {kept} kept as they were; {len(problems)} skipped\n"
+        + _missing({video.name for video in found})
+    )
+    return sorted(problems)
+
+
+def _missing(found: set[str]) -> str:
+    everything = all_recordings()
+    missing = [name for name in everything if name not in found]
+    known = f"{', '.join(MISSING_IN_KTH)} is missing in KTH itself"
+    if not missing:
+        return f"all {len(everything)} recordings of KTH are here ({known})"
+    names = ", ".join(missing[:NAMES_SHOWN]) + (", ..." if len(missing) > NAMES_SHOWN else "")
+    return f"not among the videos: {len(missing)} of KTH's {len(everything)} ({names}); {known}"
+
+
+def _check_settings(out: Path, quality: int, ranges: dict[str, Ranges] | None) -> None:
+    """Note in --out what its recordings are made with, or refuse to add ones that are made otherwise.
+
+    Raises:
+        UserError: --out was begun with another --quality or --sequences.
+    """
+    listed = hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest() if ranges else "whole videos"
+    wanted = {"quality": quality, "sequences": listed}
+    path = out / SETTINGS_FILE
+    out.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if before != wanted:
+            differs = [key for key in wanted if not isinstance(before, dict) or before.get(key) != wanted[key]]
+            flags = " and ".join(f"--{flag}" for flag in differs)
+            raise UserError(f"--out {out}: was begun with another {flags}; give the same, or another --out")
+    else:
+        path.write_text(json.dumps(wanted), encoding="utf-8")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UsageError(f"{message}; see --help")
+        raise UserError(f"{message}; see --help")
 
 
 def main() -> int:
     parser = _Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--videos", type=Path, required=True, help="folder with the videos, in folders or flat")
+    parser.add_argument(
+        "--videos", type=Path, required=True, help="folder with the videos or zip files, in folders or flat"
+    )
     parser.add_argument("--out", type=Path, required=True, help="root of the tree of frames to write")
     parser.add_argument("--sequences", type=Path, help="KTH's 00sequences.txt; without it whole videos are taken")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 100 (default: 95)")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one for each core)"
+    )
     try:
         arguments = parser.parse_args()
         if not 1 <= arguments.quality <= 100:
-            raise UsageError(f"--quality {arguments.quality}: expected 1 to 100")
-        problems = prepare(arguments.videos, arguments.out, arguments.sequences, arguments.quality)
-    except UsageError as error:
+            raise UserError(f"--quality {arguments.quality}: expected 1 to 100")
+        if arguments.processes < 1:
+            raise UserError(f"--processes {arguments.processes}: expected 1 or more")
+        problems = prepare(**vars(arguments))
+    except UserError as error:
         print(f"prepare_kth.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         where = error.filename or arguments.out
-        print(f"prepare_kth.py: {where}: {error.strerror}; give another --out", file=sys.stderr)
+        print(f"prepare_kth.py: {where}: {error.strerror}; make room, or give another --out", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("prepare_kth.py: stopped; finished videos stay, run again for the rest", file=sys.stderr)
         return 130
     for problem in problems:
         print(f"prepare_kth.py: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 2 if problems else 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # fatal only: our own line says what is wrong with a video
     sys.exit(main())

@@ -21,7 +21,7 @@ from typing import Any
 from src.errors import UserError
 
 MODEL_NAMES = ("e3d_lstm",)
-DATASET_NAMES = ("action", "mnist")
+DATASET_NAMES = ("action", "mnist", "folder")
 OPTIMIZERS = ("sgd", "adam")
 FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
 NEWEST = "newest"  # --resume without a directory
@@ -158,11 +158,13 @@ class Config:
     """
 
     is_training: bool = _flag(True, parse_bool, "True trains, False tests --pretrained_model")
-    train_data_paths: str = _flag("", parse_text, "data set to train on: the root of the KTH frame tree, or .npz files")
+    train_data_paths: str = _flag("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
     valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
     dataset_name: str = _flag(
-        "action", parse_text, "action (KTH frame tree) or mnist (Moving MNIST .npz or .npy)", choices=DATASET_NAMES
-    )
+        "action", parse_text,
+        "action (KTH, frames or videos), mnist (Moving MNIST, .npz or .npy) or folder (your own films)",
+        choices=DATASET_NAMES,
+    )  # fmt: skip
     save_dir: str = _flag("checkpoints", parse_text, "where checkpoints and the log go")
     gen_frm_dir: str = _flag("results", parse_text, "where predicted frames and metrics.json go")
     model_name: str = _flag("e3d_lstm", parse_text, "network", choices=MODEL_NAMES)
@@ -178,7 +180,7 @@ class Config:
         10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
     )
 
-    img_channel: int = _flag(1, parse_int, "channels of a frame; the data sets here are grey: 1", minimum=1)
+    img_channel: int = _flag(1, parse_int, "channels of a frame: 1; with --dataset_name folder also 3", minimum=1)
     img_width: int = _flag(
         128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096
     )
@@ -239,6 +241,9 @@ class Config:
     num_workers: int = _flag(
         2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0, maximum=256
     )
+    video_cache_mb: int = _flag(
+        2048, parse_int, "memory for decoded videos, in MB, shared out among num_workers", minimum=1
+    )
     seed: int = _flag(
         0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0, maximum=2**32 - 1
     )
@@ -286,9 +291,10 @@ class Config:
         Raises:
             UserError: names the flag.
         """
-        if self.img_channel != 1:
+        if self.img_channel not in ((1, 3) if self.dataset_name == "folder" else (1,)):
+            expected = "1 (grey) or 3 (colour)" if self.dataset_name == "folder" else "1, its frames are grey"
             raise UserError(
-                f"--img_channel {self.img_channel}: the frames of --dataset_name {self.dataset_name} are grey; give 1"
+                f"--img_channel {self.img_channel}: for --dataset_name {self.dataset_name} expected {expected}"
             )
         if self.img_width < SSIM_WINDOW:
             raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")

@@ -149,7 +149,7 @@ def broken_root(tmp_path, kind):
         ("truncated", ["image_0004.jpg: cannot be read"]),
         ("sizes", ["image_0004.jpg: 40 x 32 pixels"]),
         ("short", ["--train_data_paths", "no clip of 6 consecutive frames", "longest run is 2"]),
-        ("videos", ["--train_data_paths", "holds videos", "prepare_kth.py"]),
+        ("videos", ["--train_data_paths", "person01_boxing_d1_uncomp.avi: 0 frames can be read"]),
         ("no folders", ["--train_data_paths", "none of the folders boxing"]),
     ],
 )

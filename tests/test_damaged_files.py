@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from src import trainer
 from src.config import Config
-from src.data_provider.kth_action import read_grey
+from src.data_provider.clips import read_picture
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
 from src.models.model_factory import build_model
@@ -173,7 +173,7 @@ def picture(suffix):
 def test_damaged_pictures(tmp_path, suffix, data):
     path = tmp_path / f"image_0001{suffix}"
     path.write_bytes(data.draw(damaged(picture(suffix))))
-    found = only_user_errors(lambda: read_grey(str(path)))
+    found = only_user_errors(lambda: read_picture(str(path)))
     if found is not None:
         assert found.dtype == np.float32 and found.ndim == 2 and 0 <= found.min() and found.max() <= 255
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from src.config import Config
+from src.data_provider.clips import clip_starts, longest_run, read_picture
 from src.data_provider.datasets_factory import test_batches
-from src.data_provider.kth_action import CLIP_STRIDE, KTHAction, clip_starts, longest_run, read_grey
+from src.data_provider.kth_action import CLIP_STRIDE, KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
 from tests.conftest import GOLDEN, load_golden
@@ -36,9 +37,9 @@ def write_recording(root, name, numbers, size=(24, 20), suffix="jpg", action="bo
 
 def test_clips_follow_each_other_from_the_end_and_jump_over_gaps():
     numbers = np.array([1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13])
-    assert clip_starts(numbers, 3, None) == [9, 6, 2]  # 11-13, 8-10, 3-5
-    assert clip_starts(numbers, 7, None) == [5]
-    assert clip_starts(numbers, 8, None) == []
+    assert clip_starts(numbers, 3, 3) == [9, 6, 2]  # 11-13, 8-10, 3-5
+    assert clip_starts(numbers, 7, 7) == [5]
+    assert clip_starts(numbers, 8, 8) == []
 
 
 def test_clips_of_jogging_and_running_start_every_3_frames():
@@ -103,9 +104,9 @@ def test_grey_and_colour_pictures_are_read_as_luminance(tmp_path, suffix):
     grey, colour = tmp_path / f"grey.{suffix}", tmp_path / f"colour.{suffix}"
     Image.new("L", (8, 6), 100).save(grey)
     Image.new("RGB", (8, 6), (200, 100, 50)).save(colour)
-    assert read_grey(str(grey)).dtype == np.float32 and read_grey(str(grey)).shape == (6, 8)
-    np.testing.assert_allclose(read_grey(str(grey)), 100, atol=1)
-    np.testing.assert_allclose(read_grey(str(colour)), 0.299 * 200 + 0.587 * 100 + 0.114 * 50, atol=1.5)
+    assert read_picture(str(grey)).dtype == np.float32 and read_picture(str(grey)).shape == (6, 8)
+    np.testing.assert_allclose(read_picture(str(grey)), 100, atol=1)
+    np.testing.assert_allclose(read_picture(str(colour)), 0.299 * 200 + 0.587 * 100 + 0.114 * 50, atol=1.5)
 
 
 def test_frames_are_resized_bilinearly_and_scaled_to_1(tmp_path):
@@ -130,12 +131,12 @@ def test_a_truncated_picture_is_refused_by_name(tmp_path, suffix):
 def test_a_picture_that_is_no_8_bit_one_or_is_gone_is_refused_by_name(tmp_path):
     Image.fromarray(np.zeros([8, 8], np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match=r"deep.png: pixels of kind I.*, expected 8 bits"):
-        read_grey(str(tmp_path / "deep.png"))
+        read_picture(str(tmp_path / "deep.png"))
     with pytest.raises(UserError, match=r"gone.png: cannot be read .No such file"):
-        read_grey(str(tmp_path / "gone.png"))
+        read_picture(str(tmp_path / "gone.png"))
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty.png: not a picture"):
-        read_grey(str(tmp_path / "empty.png"))
+        read_picture(str(tmp_path / "empty.png"))
 
 
 def test_frames_of_different_sizes_in_a_clip_are_refused_by_name(tmp_path):
@@ -176,17 +177,16 @@ def test_a_root_without_kth_folders_says_what_is_expected(tmp_path):
         KTHAction(tmp_path / "file", "train", 4, 16)
 
 
-@pytest.mark.parametrize("place", [".", "boxing"])
-def test_videos_instead_of_frames_are_answered_with_the_way_to_prepare_them(tmp_path, place):
-    (tmp_path / place).mkdir(exist_ok=True)
-    (tmp_path / place / "person01_boxing_d1_uncomp.avi").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"holds videos .person01_boxing_d1_uncomp.avi.*scripts/prepare_kth.py"):
+@pytest.mark.parametrize("name", ["person01_boxing_d1_uncomp.avi", "boxing.zip"])
+def test_videos_outside_of_the_actions_folders_are_answered_with_the_way_to_prepare_them(tmp_path, name):
+    (tmp_path / name).write_bytes(b"RIFF")
+    with pytest.raises(UserError, match=rf"holds videos .{name}.*scripts/prepare_kth.py"):
         KTHAction(tmp_path, "train", 4, 16)
 
 
 def test_a_tree_without_the_mode_s_persons_says_which_are_needed(tmp_path):
     write_recording(tmp_path, "person01_boxing_d1", range(1, 5))
-    with pytest.raises(UserError, match="no folder of the persons 17 to 25 that test uses"):
+    with pytest.raises(UserError, match="nothing of the persons 17 to 25 that test uses"):
         KTHAction(tmp_path, "test", 4, 16)
 
 

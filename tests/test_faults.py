@@ -411,7 +411,9 @@ def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_sa
 
 def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
     config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
-    monkeypatch.setattr("src.data_provider.datasets_factory._prepare_worker", lambda worker: os.kill(os.getpid(), 9))
+    monkeypatch.setattr(
+        "src.data_provider.datasets_factory._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9)
+    )
     with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
         trainer.train(config)
 

@@ -21,14 +21,6 @@ def script(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-def write_video(path, frames=30, size=(48, 36)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, size)
-    for number in range(frames):
-        writer.write(np.full([size[1], size[0], 3], 5 * number, np.uint8))
-    writer.release()
-
-
 # ---- sample data
 
 
@@ -76,60 +68,6 @@ def test_sample_data_refuse_settings_that_kth_does_not_have(tmp_path, settings):
 def test_make_sample_data_answers_a_mistake_in_one_line(tmp_path, arguments):
     result = script("make_sample_data.py", "--out", tmp_path / "out", *arguments)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and arguments[0] in result.stderr
-
-
-# ---- prepare_kth
-
-
-def test_videos_become_frames_with_the_video_s_numbers_and_gaps(tmp_path):
-    write_video(tmp_path / "videos" / "boxing" / "person01_boxing_d1_uncomp.avi", frames=30)
-    write_video(tmp_path / "videos" / "person17_boxing_d2_uncomp.avi", frames=30)
-    (tmp_path / "list.txt").write_text(
-        "A line of prose\n\nperson01_boxing_d1\t\tframes\t1-10, 15-28\nperson17_boxing_d2 frames 3-9\n"
-    )
-    result = script("prepare_kth.py", "--videos", tmp_path / "videos", "--out", tmp_path / "kth",
-                    "--sequences", tmp_path / "list.txt")  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "2 videos made 31 frames" in result.stdout
-    dataset = KTHAction(tmp_path / "kth", "train", 7, 36)
-    assert [clip.first_frame for clip in dataset.clips] == ["image_0022.jpg", "image_0015.jpg", "image_0004.jpg"]
-    np.testing.assert_allclose(dataset[0][:, 18, 18, 0] * 255, 5 * np.arange(21, 28), atol=3)
-
-    again = script("prepare_kth.py", "--videos", tmp_path / "videos", "--out", tmp_path / "kth")
-    assert again.returncode == 0 and "2 kept as they were" in again.stdout
-
-
-def test_a_damaged_video_is_named_and_the_others_are_made(tmp_path):
-    write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=5)
-    (tmp_path / "person02_boxing_d1_uncomp.avi").write_bytes(b"RIFF no video")
-    result = script("prepare_kth.py", "--videos", tmp_path, "--out", tmp_path / "kth")
-    assert result.returncode == 1 and "1 videos made 5 frames" in result.stdout
-    assert "person02_boxing_d1_uncomp.avi: only 0 frames can be read" in result.stderr
-    assert [path.name for path in (tmp_path / "kth" / "boxing").iterdir()] == ["person01_boxing_d1_uncomp"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (["--videos", "/nowhere", "--out", "x"], "--videos /nowhere"),
-        (["--videos", "EMPTY", "--out", "x"], "no video named personNN_<action>_dD_uncomp.avi"),
-        (["--videos", "EMPTY", "--out", "x", "--sequences", "/nowhere"], "--sequences /nowhere"),
-        (["--videos", "EMPTY", "--out", "x", "--quality", "0"], "--quality 0"),
-        (["--videos", "EMPTY"], "--out"),
-    ],
-)
-def test_prepare_kth_answers_a_mistake_in_one_line(tmp_path, arguments, part):
-    result = script("prepare_kth.py", *[str(tmp_path) if word == "EMPTY" else word for word in arguments])
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and part in result.stderr
-
-
-def test_real_kth_video_gives_the_frames_of_its_ranges(extra_data, tmp_path):
-    real = extra_data / "kth_real"
-    result = script("prepare_kth.py", "--videos", real, "--out", tmp_path, "--sequences", real / "00sequences.txt")
-    assert result.returncode == 0, result.stderr
-    names = sorted(path.name for path in (tmp_path / "boxing" / "person01_boxing_d2_uncomp").iterdir())
-    ranges = ((1, 106), (107, 195), (196, 265), (305, 390))
-    assert names == [f"image_{n:04d}.jpg" for first, last in ranges for n in range(first, last + 1)]
 
 
 # ---- drawings

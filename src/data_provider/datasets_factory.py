@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import itertools
 import json
 import logging
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Generator, Iterator, Sized
 
@@ -17,12 +16,13 @@ import numpy as np
 import paddle
 
 from src.config import Config, split_paths
+from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
+from src.utils.signals import die_with_parent
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 MAX_DEATHS = 3  # of reading processes, in a row
 
 logger = logging.getLogger("e3d_lstm")
@@ -39,8 +39,12 @@ def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
     flag = "train_data_paths" if mode == "train" else "valid_data_paths"
     paths = getattr(config, flag)
     try:
+        # Each process that reads has a cache of its own.
+        cache = config.video_cache_mb * 2**20 // max(1, config.num_workers)
         if config.dataset_name == "action":
-            return KTHAction(paths, mode, config.total_length, config.img_width)
+            return KTHAction(paths, mode, config.total_length, config.img_width, cache)
+        if config.dataset_name == "folder":
+            return FolderClips(paths, mode, config.total_length, config.img_width, config.img_channel, cache)
         return MovingMNIST(split_paths(paths), config.total_length, config.img_width)
     except UserError as error:
         raise UserError(f"--{flag} {error}") from None
@@ -150,15 +154,11 @@ def _raise(note: dict[str, str]) -> None:
     raise RuntimeError(f"a clip could not be made:\n{message}")
 
 
-def _prepare_worker(worker: int) -> None:
+def _prepare_worker(worker: int, parent: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     # SIGTERM stays with Paddle, whose own handler lets the main process end its workers without a complaint.
-    if sys.platform.startswith("linux"):
-        # Die with the main process: when that is killed, Paddle's workers would wait in their pipes for good.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it has been killed already
-            os._exit(1)
+    die_with_parent(parent)
 
 
 class _Remaining:
@@ -211,7 +211,7 @@ def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=min(config.num_workers, len(batches)),
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=functools.partial(_prepare_worker, parent=os.getpid()),
     )
     on_death = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)

@@ -3,12 +3,15 @@ the next safe point."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,3 +64,12 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
 def raise_stopped(number: int, frame: FrameType | None) -> None:
     """A signal handler that stops at once."""
     raise Stopped(number)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when the one that started it, with the id ``parent``, ends in any way, kill -9 included
+    (Linux only): a pool's or a DataLoader's processes would wait in their pipes for good."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)

@@ -1,0 +1,232 @@
+"""Clips of consecutive frames, cut from recordings: folders of pictures or videos.
+
+What data sets of films share; kth_action.py and folder.py say where their recordings are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import paddle
+from PIL import Image, UnidentifiedImageError
+
+from src.data_provider.videos import VideoCache, count_frames
+from src.errors import LostFile, UserError
+
+DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "bmp")
+DEFAULT_CACHE = 2**30  # bytes of decoded videos
+
+
+class Clip(NamedTuple):
+    """seq_length consecutive frames of one recording."""
+
+    category: str  # action, or folder
+    clip: str  # name of the recording
+    first_frame: str  # file name
+    recording: int  # index into the dataset's recordings
+    start: int  # index of the first frame in the recording
+
+
+class Recording(NamedTuple):
+    """The frames of one folder or one video, sorted by number."""
+
+    path: str
+    category: str
+    frames: list[str]  # file names; of a video those that its frames would have in a folder
+    numbers: np.ndarray  # int64, strictly rising; of a video from 1
+    is_video: bool = False
+
+    @property
+    def name(self) -> str:
+        base = os.path.basename(self.path)
+        return os.path.splitext(base)[0] if self.is_video else base
+
+
+def recording_of_video(path: str, category: str, numbers: Sequence[int] | None = None) -> Recording:
+    """A video's frames, all of them or those of the numbers.
+
+    Raises:
+        UserError: it is no video, or ends before the numbers do.
+    """
+    count = count_frames(path)
+    last = numbers[-1] if numbers else 1
+    if count < last:
+        raise UserError(f"{path}: {count} frames can be read, expected {last} or more; replace or remove the file")
+    numbers = numbers or range(1, count + 1)
+    names = [f"image_{number:04d}.jpg" for number in numbers]
+    return Recording(path, category, names, np.array(numbers, dtype=np.int64), is_video=True)
+
+
+class ClipDataset(paddle.io.Dataset):
+    """Clips of seq_length frames whose numbers have no gap.
+
+    Clips are taken from each recording's end backwards: after a clip the next candidate ends seq_length frames earlier
+    (or the recording's own stride), after a gap, 1 frame earlier. The last recording comes first. This is the rule and
+    the order of the official KTH loader.
+
+    Args:
+        recordings: where the frames are.
+        seq_length: frames of a clip.
+        img_width: frames are resized to img_width x img_width pixels.
+        channels: 1 (luminance) or 3 (RGB).
+        strides: frames from the end of one clip back to the end of the next, by category; seq_length where it has none.
+        cache_bytes: memory for decoded videos, of each process that reads.
+
+    ``dataset[i]`` is float32 ``[T, H, W, C]`` in [0, 1]. ``dataset.clips[i]`` tells where it comes from. There may be
+    no clip at all: the caller knows what to say then.
+
+    Raises:
+        UserError: a video larger than cache_bytes; and from ``dataset[i]`` a picture or video that cannot be read or
+            frames of different sizes, with the file's name.
+        LostFile: (a UserError) from ``dataset[i]`` where that came to be after the dataset was made.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        seq_length: int,
+        img_width: int,
+        channels: int = 1,
+        strides: dict[str, int] | None = None,
+        cache_bytes: int = DEFAULT_CACHE,
+    ) -> None:
+        super().__init__()
+        self.seq_length, self.img_width, self.channels = seq_length, img_width, channels
+        self.listed = time.time()
+        self.recordings = recordings
+        self.videos = VideoCache(img_width, channels, cache_bytes)
+        self.clips: list[Clip] = []
+        for index in reversed(range(len(recordings))):
+            recording = recordings[index]
+            if recording.is_video:
+                self._check_size(recording)
+            stride = (strides or {}).get(recording.category, seq_length)
+            self.clips += [
+                Clip(recording.category, recording.name, recording.frames[start], index, start)
+                for start in clip_starts(recording.numbers, seq_length, stride)
+            ]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        clip = self.clips[index]
+        recording = self.recordings[clip.recording]
+        frames = np.empty([self.seq_length, self.img_width, self.img_width, self.channels], dtype=np.float32)
+        first_size = None
+        for step, position in enumerate(range(clip.start, clip.start + self.seq_length)):
+            path = recording.path if recording.is_video else os.path.join(recording.path, recording.frames[position])
+            try:
+                picture = self._read(recording, position, path)
+                first_size = first_size or picture.shape
+                if picture.shape != first_size:
+                    raise UserError(
+                        f"{path}: {_size(picture.shape)} pixels, but the clip's first frame {clip.first_frame} has "
+                        f"{_size(first_size)}; make the frames of {recording.path} again with one size"
+                    )
+            except UserError as error:
+                if _changed_since(self.listed, path):
+                    raise LostFile(str(error)) from None
+                raise
+            resized = cv2.resize(picture, (self.img_width, self.img_width), interpolation=cv2.INTER_LINEAR)
+            frames[step] = resized.reshape(frames.shape[1:]) / np.float32(255)
+        return frames
+
+    def _read(self, recording: Recording, position: int, path: str) -> np.ndarray:
+        if recording.is_video:
+            last = int(recording.numbers[-1])
+            return self.videos.get(path, last)[recording.numbers[position] - 1].astype(np.float32)
+        return read_picture(path, self.channels)
+
+    def _check_size(self, recording: Recording) -> None:
+        need, limit = self.videos.size_of(int(recording.numbers[-1])), self.videos.limit
+        if need > limit:
+            raise UserError(
+                f"{recording.path}: decoded it needs {need / 2**20:.0f} MB, and a process that reads may take "
+                f"{limit / 2**20:.0f}; raise --video_cache_mb, lower --num_workers or cut the video into shorter ones"
+            )
+
+    def longest_run(self) -> tuple[int, str]:
+        """The most consecutive frames of a recording, and its path."""
+        return max((longest_run(recording.numbers), recording.path) for recording in self.recordings)
+
+
+def clip_starts(numbers: np.ndarray, seq_length: int, stride: int) -> list[int]:
+    """Where the clips of one recording start, the last one first.
+
+    Args:
+        numbers: frame numbers of the recording, strictly rising.
+        seq_length: frames of a clip.
+        stride: frames back to the next candidate after a clip.
+    """
+    starts = []
+    start = len(numbers) - seq_length
+    while start >= 0:
+        if numbers[start + seq_length - 1] - numbers[start] == seq_length - 1:
+            starts.append(start)
+            start -= stride
+        else:
+            start -= 1
+    return starts
+
+
+def longest_run(numbers: np.ndarray) -> int:
+    """The most frames in a row whose numbers have no gap."""
+    gaps = np.flatnonzero(np.diff(numbers) != 1)
+    edges = np.concatenate([[-1], gaps, [len(numbers) - 1]])
+    return int(np.diff(edges).max())
+
+
+def read_picture(path: str, channels: int = 1) -> np.ndarray:
+    """Decode an image file, float32 in 0 .. 255: ``[H, W]`` (luminance), or ``[H, W, 3]`` (RGB) for 3 channels.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated or not an 8-bit picture.
+    """
+    try:
+        # Pillow refuses a truncated file; OpenCV fills the rest with grey and goes on.
+        with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT_MODES:
+                raise UserError(f"{path}: pixels of kind {image.mode}, expected 8 bits; convert the file")
+            return np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture that can be read; make the file again or remove it") from None
+    # Pillow's decoders raise any of these on damaged bytes.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        kind = LostFile if getattr(error, "errno", None) in DEVICE_ERRORS else UserError
+        raise kind(f"{path}: cannot be read ({reason}); make the file again or remove it") from None
+
+
+def _changed_since(moment: float, path: str) -> bool:
+    """Whether a file that was there has gone, or was written or replaced, after the moment (in seconds of time())."""
+    try:
+        return os.stat(path).st_ctime >= moment
+    except OSError:
+        return True
+
+
+def numbered_pictures(path: str, category: str, name_pattern: re.Pattern[str]) -> Recording:
+    """The pictures of a folder whose names match, by the number in the pattern's first group."""
+    numbered: dict[int, str] = {}
+    for name in sorted(os.listdir(path)):
+        match = name_pattern.fullmatch(name)
+        if match:
+            numbered.setdefault(int(match[1]), name)  # image_0001.jpg beside image_0001.png: the first one counts
+    numbers = sorted(numbered)
+    return Recording(path, category, [numbered[number] for number in numbers], np.array(numbers, dtype=np.int64))
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[1]} x {shape[0]}"

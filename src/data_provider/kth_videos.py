@@ -1,0 +1,68 @@
+"""KTH's own videos and the list that comes with them: their names, and in which frames the person acts.
+
+Imports no paddle: scripts/prepare_kth.py starts at once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from src.errors import UserError
+
+ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
+PERSONS, SCENARIOS = 25, 4
+MISSING_IN_KTH = ("person13_handclapping_d3",)
+SEQUENCES_FILE = "00sequences.txt"
+# personNN_<action>_dD_uncomp.avi; copies of the set drop or change what follows dD.
+VIDEO_NAME = re.compile(rf"(person\d\d_({'|'.join(ACTIONS)})_d\d)\w*", re.IGNORECASE)
+SEQUENCE_LINE = re.compile(r"\s*(person\d\d_[a-z]+_d\d)\s+(?:frames)?(.*)", re.IGNORECASE)
+
+Ranges = list[tuple[int, int]]
+
+
+def recording_of(stem: str) -> tuple[str, str] | None:
+    """("person01_boxing_d1", "boxing") of a video's name without its suffix; None where it is not KTH's."""
+    match = VIDEO_NAME.fullmatch(stem)
+    return (match[1].lower(), match[2].lower()) if match else None
+
+
+def all_recordings() -> list[str]:
+    """The names of the 599 recordings of the whole data set."""
+    names = [
+        f"person{person:02d}_{action}_d{scenario}"
+        for action in ACTIONS
+        for person in range(1, PERSONS + 1)
+        for scenario in range(1, SCENARIOS + 1)
+    ]
+    return [name for name in names if name not in MISSING_IN_KTH]
+
+
+def read_sequences(path: str | Path) -> dict[str, Ranges]:
+    """The frame ranges of each recording in 00sequences.txt, (first, last) from 1, both included.
+
+    The file as it comes: lines of prose are skipped, a recording marked ``*missing*`` has no ranges.
+
+    Raises:
+        UserError: the file cannot be read, has no line of a recording, or a range that is none.
+    """
+    try:
+        text = Path(path).read_text(encoding="latin-1")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    sequences = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = SEQUENCE_LINE.match(line)
+        if match:
+            ranges = [(int(first), int(last)) for first, last in re.findall(r"(\d+)\s*-\s*(\d+)", match[2])]
+            if any(not 1 <= first <= last for first, last in ranges):
+                raise UserError(f"{path}, line {number}: expected ranges as 1-95, 96-185, found {match[2].strip()}")
+            sequences[match[1].lower()] = ranges
+    if not sequences:
+        raise UserError(f"{path}: no line as 'person01_boxing_d1  frames  1-95, 96-185' in it; give {SEQUENCES_FILE}")
+    return sequences
+
+
+def frame_numbers(ranges: Ranges) -> list[int]:
+    """The numbers of all the frames in the ranges, rising, each once."""
+    return sorted({number for first, last in ranges for number in range(first, last + 1)})

@@ -1,0 +1,114 @@
+"""Videos as frames: decoding them, and keeping decoded ones in a bounded part of memory. Imports no paddle."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from src.errors import UserError
+
+GIF_SUFFIX = ".gif"
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", GIF_SUFFIX)
+
+# FFmpeg's own lines about a damaged file are silenced: ours say what is wrong and what to do.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name is that of a video."""
+    return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def frames_of(path: str, channels: int = 1) -> Iterator[np.ndarray]:
+    """Each frame of a video or GIF from its first, uint8 ``[H, W]`` (luminance), or ``[H, W, 3]`` (RGB) for 3 channels.
+
+    A damaged video ends where nothing more can be decoded, which may be before the first frame.
+    """
+    if path.lower().endswith(GIF_SUFFIX):
+        yield from _gif_frames(path, channels)
+        return
+    capture = cv2.VideoCapture(path)
+    try:
+        while True:
+            there, picture = capture.read()
+            if not there:
+                return
+            yield cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+def _gif_frames(path: str, channels: int) -> Iterator[np.ndarray]:
+    try:
+        with Image.open(path) as animation:
+            for picture in ImageSequence.Iterator(animation):
+                yield np.array(picture.convert("L" if channels == 1 else "RGB"))
+    # Pillow's decoders raise any of these on damaged bytes.
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+        return
+
+
+def count_frames(path: str) -> int:
+    """The number of frames, from the container's header where it has it; 0 for what is no video."""
+    if path.lower().endswith(GIF_SUFFIX):
+        try:
+            with Image.open(path) as animation:
+                return getattr(animation, "n_frames", 1)
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+            return 0
+    capture = cv2.VideoCapture(path)
+    try:
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()
+    return frames if frames > 0 else sum(1 for _ in frames_of(path))
+
+
+class VideoCache:
+    """Decoded videos, resized to img_width x img_width, the ones used last in at most ``limit`` bytes.
+
+    A video is decoded from its first frame: seeking is not exact in all containers.
+
+    Args:
+        img_width: pixels, of both sides.
+        channels: 1 (luminance) or 3 (RGB).
+        limit: bytes; a video that needs more by itself is refused when it is asked for.
+    """
+
+    def __init__(self, img_width: int, channels: int, limit: int) -> None:
+        self.img_width, self.channels, self.limit = img_width, channels, limit
+        self.videos: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def size_of(self, frames: int) -> int:
+        """Bytes of a decoded video with so many frames."""
+        return frames * self.img_width**2 * self.channels
+
+    def get(self, path: str, frames: int) -> np.ndarray:
+        """The first ``frames`` frames of a video, uint8 ``[frames, W, W, C]``.
+
+        Raises:
+            UserError: the video has fewer that can be decoded.
+        """
+        if path in self.videos:
+            self.videos.move_to_end(path)
+            return self.videos[path]
+        while self.videos and sum(video.nbytes for video in self.videos.values()) + self.size_of(frames) > self.limit:
+            self.videos.popitem(last=False)
+        video = np.empty([frames, self.img_width, self.img_width, self.channels], np.uint8)
+        found = 0
+        for picture in frames_of(path, self.channels):
+            resized = cv2.resize(picture, (self.img_width, self.img_width), interpolation=cv2.INTER_LINEAR)
+            video[found] = resized.reshape(video.shape[1:])
+            found += 1
+            if found == frames:
+                break
+        if found < frames:
+            raise UserError(f"{path}: only {found} frames can be read, expected {frames}; replace or remove the file")
+        self.videos[path] = video
+        return video
