@@ -36,19 +36,12 @@ from src.utils.checkpoint import (
     save_checkpoint,
 )
 from src.utils.log import Progress, log_to
+from src.utils.metrics import BASELINE, UNITS
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
+from src.utils.pictures import PER_FRAME_FILE, draw_per_frame
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from src.utils.records import Records
-from src.utils.results import (
-    BASELINE,
-    METRICS_FILE,
-    UNITS,
-    Figures,
-    remove_pictures,
-    table,
-    write_metrics,
-    write_pictures,
-)
+from src.utils.results import METRICS_FILE, Figures, remove_pictures, table, write_metrics, write_pictures
 from src.utils.resume import check_clips, find_checkpoint, is_own
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from src.utils.signals import Stopped, StopRequest
@@ -406,7 +399,19 @@ def evaluate(
         len(dataset), "" if iteration is None else f" after {iteration} iterations", table(metrics), path,
         f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
     )  # fmt: skip
+    _draw_per_frame(config, os.path.join(directory, PER_FRAME_FILE), metrics)
     return metrics
+
+
+def _draw_per_frame(config: Config, path: str, metrics: dict[str, Any]) -> None:
+    """Draw the figures; where matplotlib is not fit to, that is told: metrics.json holds them all."""
+    try:
+        with _written_or_told(config):
+            draw_per_frame(path, metrics)
+    except WriteError:
+        raise
+    except (ImportError, ValueError, RuntimeError) as error:  # not installed, or a font or a setting of it is broken
+        logger.warning("%s is not drawn (matplotlib: %s); pip install -r requirements-base.txt", path, error)
 
 
 def predict(config: Config, model: nn.Layer, frames: paddle.Tensor) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 PEAK = 255  # of a uint8 frame
+UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE"}
+BASELINE = "repeat_last_frame"  # the trivial forecast that a model is compared with
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:

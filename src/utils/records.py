@@ -22,8 +22,8 @@ import numpy as np
 import paddle
 
 from src.config import Config
-from src.utils.metrics import to_uint8
-from src.utils.results import BASELINE, UNITS
+from src.utils.files import write_whole
+from src.utils.metrics import BASELINE, UNITS, to_uint8
 
 CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
@@ -123,7 +123,7 @@ class Records:
                 "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),
             },
         }  # fmt: skip
-        _replace(os.path.join(self.config.save_dir, CONFIG_FILE), json.dumps(content, indent=1))
+        write_whole(os.path.join(self.config.save_dir, CONFIG_FILE), json.dumps(content, indent=1))
 
     def _open(self, name: str, header: Sequence[str], iteration: int) -> io.TextIOBase:
         path = os.path.join(self.config.save_dir, name)
@@ -131,7 +131,7 @@ class Records:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows(row if row is header else [row[column] for column in header] for row in rows)
-        _replace(path, text.getvalue())
+        write_whole(path, text.getvalue())
         return open(path, "a", encoding="utf-8", newline="", buffering=1)
 
     @staticmethod
@@ -170,7 +170,7 @@ def draw_curves(save_dir: str) -> None:
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=100, format="png")
-    _replace(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
+    write_whole(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
 
 
 def _rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -187,13 +187,6 @@ def _rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
 def _columns(path: str, names: Sequence[str]) -> np.ndarray:
     rows = [[float(row[name] or "nan") for name in names] for row in _rows(path, names)]
     return np.array(rows, dtype=np.float64).reshape([-1, len(names)])
-
-
-def _replace(path: str, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    with open(f"{path}.partial", "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    os.replace(f"{path}.partial", path)
 
 
 def _keep_earlier(path: str) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from typing import Any
 
-import cv2
 import numpy as np
 
 from src.errors import WriteError
-from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.files import write_whole
+from src.utils.metrics import BASELINE, UNITS, frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.pictures import (
+    ANIMATION_FILE,
+    FRAMES_PER_SECOND,
+    PER_FRAME_FILE,
+    SHEET_FILE,
+    animation,
+    contact_sheet,
+    write_gif,
+    write_png,
+)
 
-PICTURE_NAME = re.compile(r"(gt|pd)\d+\.png")
+PICTURE_NAME = re.compile(rf"(gt|pd)\d+\.png|{re.escape(SHEET_FILE)}|{re.escape(ANIMATION_FILE)}")
 METRICS_FILE = "metrics.json"
-BASELINE = "repeat_last_frame"
-UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE"}
 
 
 class Figures:
@@ -85,17 +94,20 @@ def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
     path = os.path.join(directory, METRICS_FILE)
     try:
         os.makedirs(directory, exist_ok=True)
-        with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            json.dump(metrics, file, indent=1, allow_nan=False)
-        os.replace(f"{path}.partial", path)
+        write_whole(path, json.dumps(metrics, indent=1, allow_nan=False))
     except OSError as error:
         raise _unwritable(path, error) from None
     return path
 
 
 def remove_pictures(directory: str) -> None:
-    """Remove the pictures of an earlier test, <directory>/<batch>/gt*.png and pd*.png; other files stay."""
+    """Remove the pictures of an earlier test: per_frame.png, and gt*.png, pd*.png, sheet.png, forecast.gif of batches.
+
+    Other files stay.
+    """
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.remove(os.path.join(directory, PER_FRAME_FILE))
         for batch in os.listdir(directory) if os.path.isdir(directory) else []:
             folder = os.path.join(directory, batch)
             if not batch.isdecimal() or not os.path.isdir(folder):
@@ -110,7 +122,7 @@ def remove_pictures(directory: str) -> None:
 
 
 def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
-    """Write gt01.png ... and pd<input_length+1>.png ... of one clip.
+    """Write gt01.png ... and pd<input_length+1>.png ... of one clip, and all of it as sheet.png and forecast.gif.
 
     Args:
         directory: made if missing.
@@ -124,11 +136,10 @@ def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
     first_predicted = len(true) - len(pred) + 1
     for kind, frames, first in (("gt", true, 1), ("pd", pred, first_predicted)):
         for number, frame in enumerate(to_uint8(frames), start=first):
-            path = os.path.join(directory, f"{kind}{number:02d}.png")
-            if frame.shape[2] == 3:
-                frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-            if not cv2.imwrite(path, frame):
-                raise WriteError(f"{path}: cannot be written; make room, or give another --gen_frm_dir")
+            write_png(os.path.join(directory, f"{kind}{number:02d}.png"), frame)
+    given, truth = true[: -len(pred)], true[-len(pred) :]
+    write_png(os.path.join(directory, SHEET_FILE), contact_sheet(given, truth, pred))
+    write_gif(os.path.join(directory, ANIMATION_FILE), animation(given, truth, pred), FRAMES_PER_SECOND)
 
 
 def _unwritable(path: str, error: OSError) -> WriteError:

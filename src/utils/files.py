@@ -1,0 +1,40 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a temporary name beside ``path`` to write to; at the end it takes the place of ``path``.
+
+    An exception on the way leaves ``path`` as it was and removes the temporary file. The temporary name keeps the
+    suffix, by which writers of videos choose the format.
+
+    Raises:
+        OSError: the temporary file cannot take the place of ``path``.
+    """
+    stem, suffix = os.path.splitext(os.fspath(path))
+    partial = stem + PARTIAL + suffix
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file (text as UTF-8), whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
