@@ -1,8 +1,9 @@
-"""Train or test E3D-LSTM.
+"""Train or test E3D-LSTM, or forecast how a video goes on.
 
     python runp.py --train_data_paths data/kth --valid_data_paths data/kth --save_dir checkpoints/kth
     python runp.py --train_data_paths data/kth --valid_data_paths data/kth --save_dir checkpoints/kth --resume
     python runp.py --is_training False --valid_data_paths data/kth --pretrained_model checkpoints/kth/500
+    python runp.py --predict_video film.mp4 --pretrained_model checkpoints/kth/500 --gen_frm_dir results
     python runp.py --help
 
 Exit status: 0 done, 2 a flag or a file is wrong (one line says which), 130 stopped by Ctrl-C, 143 by
@@ -34,7 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         before = handle_signals(raise_stopped)
         try:
-            trainer.train(config) if config.is_training else trainer.test(config)
+            if config.predict_video:
+                trainer.predict_video(config)
+            elif config.is_training:
+                trainer.train(config)
+            else:
+                trainer.test(config)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import os
 import re
@@ -30,6 +31,10 @@ LR_SCHEDULES = {
     "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
     "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
 }
+STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
+# The flags that decide which parameters a network has, and their meaning; and those of the frames it was shown.
+NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch_size", "img_channel")
+FRAME_FLAGS = ("img_width", "input_length", "total_length")
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -176,6 +181,14 @@ class Config:
         "continue the run in save_dir from its newest whole checkpoint, or start it where there is none yet; "
         "--resume DIR: from that checkpoint",
     )  # fmt: skip
+    predict_video: str = _flag(
+        "", parse_text,
+        "a video, GIF or folder of numbered pictures: forecast how it goes on with --pretrained_model",
+    )  # fmt: skip
+    predict_start: int = _flag(
+        0, parse_int, "number of the first given frame of --predict_video, from 1; 0: the last frames are given",
+        minimum=0,
+    )  # fmt: skip
     num_save_samples: int = _flag(
         10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
     )
@@ -280,10 +293,15 @@ class Config:
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Config:
         """Read flags (``sys.argv`` without the program by default).
 
+        With --predict_video, flags of the network and of its frames that are not given are those of the checkpoint.
+
         Raises:
             UserError: an unknown flag, a missing value or a value that fails a check.
         """
-        return cls(**vars(command_line_parser().parse_args(arguments)))
+        given = vars(command_line_parser().parse_args(arguments))
+        if given.get("predict_video"):
+            given = {**_settings_of(given.get("pretrained_model", "")), **given}
+        return cls(**given)
 
     def check_run(self) -> None:
         """Check what a run needs beyond sound values: paths that exist, folders that can be written. Reads no data.
@@ -291,26 +309,23 @@ class Config:
         Raises:
             UserError: names the flag.
         """
-        if self.img_channel not in ((1, 3) if self.dataset_name == "folder" else (1,)):
+        if self.img_channel not in ((1, 3) if self.dataset_name == "folder" or self.predict_video else (1,)):
             expected = "1 (grey) or 3 (colour)" if self.dataset_name == "folder" else "1, its frames are grey"
             raise UserError(
                 f"--img_channel {self.img_channel}: for --dataset_name {self.dataset_name} expected {expected}"
             )
         if self.img_width < SSIM_WINDOW:
             raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")
+        if self.predict_video:
+            self._check_prediction()
+            return
         if self.is_training:
             self._check_data_paths("train_data_paths")
         self._check_data_paths("valid_data_paths")
         if not self.is_training and not self.pretrained_model:
             raise UserError("--pretrained_model is empty; testing needs a checkpoint's directory, as checkpoints/500")
         # A run that is resumed has no use for the weights that it started from.
-        for flag in ("resume",) if self.resume else ("pretrained_model",):
-            directory = getattr(self, flag)
-            if directory and directory != NEWEST and not os.path.isdir(directory):
-                raise UserError(
-                    f"--{flag} {directory}: there is no such directory; "
-                    f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
-                )
+        self._check_checkpoint("resume" if self.resume else "pretrained_model")
         if self.is_training:
             _check_writable("save_dir", self.save_dir)
             if self.log_dir:
@@ -318,6 +333,22 @@ class Config:
         if self.resume and not self.is_training:
             raise UserError("--resume continues a training; to test a checkpoint give it as --pretrained_model")
         _check_writable("gen_frm_dir", self.gen_frm_dir)
+
+    def _check_prediction(self) -> None:
+        if not self.pretrained_model:
+            raise UserError("--pretrained_model is empty; --predict_video needs a checkpoint's directory")
+        self._check_checkpoint("pretrained_model")
+        if not os.path.exists(self.predict_video):
+            raise UserError(f"--predict_video {self.predict_video}: there is no such file or folder; check the path")
+        _check_writable("gen_frm_dir", self.gen_frm_dir)
+
+    def _check_checkpoint(self, flag: str) -> None:
+        directory = getattr(self, flag)
+        if directory and directory != NEWEST and not os.path.isdir(directory):
+            raise UserError(
+                f"--{flag} {directory}: there is no such directory; "
+                f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
+            )
 
     def _check_data_paths(self, flag: str) -> None:
         value = getattr(self, flag)
@@ -331,6 +362,17 @@ class Config:
                 raise UserError(f"--{flag} {path}: there is no such file or folder; check the path")
 
 
+def _settings_of(checkpoint: str) -> dict[str, Any]:
+    """The flags of the network and of its frames that a checkpoint was trained with; none where that is not known (what
+    is wrong with the checkpoint is said when its weights are read)."""
+    try:
+        with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
+            settings = json.load(file)["config"]
+        return {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def split_paths(paths: str) -> list[str]:
     """The paths of a comma-separated list; one existing path with a comma in its name stays whole."""
     if os.path.exists(paths):
@@ -342,7 +384,7 @@ def command_line_parser() -> argparse.ArgumentParser:
     """The parser of ``runp.py``: each flag of :class:`Config`, its value kept as a string."""
     parser = _OneLineParser(
         prog="runp.py",
-        description="Train, or test, the eidetic 3D LSTM (E3D-LSTM): predict the next frames of a video.",
+        description="Train or test the eidetic 3D LSTM (E3D-LSTM), or forecast how a video goes on.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

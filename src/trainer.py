@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from src.config import Config, lr_stages
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.data_provider.folder import film_name, read_film
 from src.errors import LostFile, UserError, WriteError
 from src.models.model_factory import build_model
 from src.utils.checkpoint import (
@@ -38,10 +39,18 @@ from src.utils.checkpoint import (
 from src.utils.log import Progress, log_to
 from src.utils.metrics import BASELINE, UNITS
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
-from src.utils.pictures import PER_FRAME_FILE, draw_per_frame
+from src.utils.pictures import FRAMES_PER_SECOND, PER_FRAME_FILE, VIDEO_FILE, animation, draw_per_frame, write_mp4
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from src.utils.records import Records
-from src.utils.results import METRICS_FILE, Figures, remove_pictures, table, write_metrics, write_pictures
+from src.utils.results import (
+    METRICS_FILE,
+    Figures,
+    remove_forecast,
+    remove_pictures,
+    table,
+    write_metrics,
+    write_pictures,
+)
 from src.utils.resume import check_clips, find_checkpoint, is_own
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from src.utils.signals import Stopped, StopRequest
@@ -358,7 +367,8 @@ def evaluate(
         baseline.add(np.broadcast_to(last_given, true.shape), true)
         if number <= config.num_save_samples:
             with _written_or_told(config):
-                write_pictures(os.path.join(directory, str(number)), frames[0], pred[0])
+                given = frames[0, : config.input_length]
+                write_pictures(os.path.join(directory, str(number)), given, true[0], pred[0])
             if records is not None:
                 records.forecast(iteration, number, true[0], pred[0])
 
@@ -380,17 +390,11 @@ def evaluate(
                 taken.result()  # its errors, and no more than two batches in memory
             taken = figures_thread.submit(take, number, batch.numpy(), pred)
         taken.result()
+    checkpoint = None if config.is_training else config.pretrained_model
     metrics = {
-        "iteration": iteration,
-        "checkpoint": None if config.is_training else config.pretrained_model,
-        "dataset": config.valid_data_paths,
-        "sequences": len(dataset),
-        "input_length": config.input_length,
-        "total_length": config.total_length,
-        "img_width": config.img_width,
-        "model": figures.summary(),
-        BASELINE: baseline.summary(),
-    }
+        "iteration": iteration, "checkpoint": checkpoint, "dataset": config.valid_data_paths,
+        "sequences": len(dataset), **_summary(config, figures, baseline),
+    }  # fmt: skip
     with _written_or_told(config):
         write_metrics(directory, metrics)
     path = os.path.join(directory, METRICS_FILE)
@@ -401,6 +405,64 @@ def evaluate(
     )  # fmt: skip
     _draw_per_frame(config, os.path.join(directory, PER_FRAME_FILE), metrics)
     return metrics
+
+
+def _summary(config: Config, figures: Figures, baseline: Figures) -> dict[str, Any]:
+    return {
+        "input_length": config.input_length,
+        "total_length": config.total_length,
+        "img_width": config.img_width,
+        "model": figures.summary(),
+        BASELINE: baseline.summary(),
+    }
+
+
+def predict_video(config: Config) -> None:
+    """Forecast how --predict_video goes on; write pictures, a GIF and an MP4 to <gen_frm_dir>/<its name>.
+
+    Where the film goes on too, the truth stands beside the forecast, and the figures go to metrics.json.
+
+    Raises:
+        UserError: a film or weights that cannot be used, a folder that cannot be written.
+    """
+    log_to(None)
+    device = set_device(config.device)
+    steps = config.total_length - config.input_length
+    try:
+        film = read_film(
+            config.predict_video, config.predict_start, config.input_length, steps, config.img_width, config.img_channel
+        )
+    except UserError as error:
+        raise UserError(f"--predict_video {error}") from None
+    model = build_model(config)
+    state = load_weights(model, config.pretrained_model, config)
+    unknown = np.zeros([steps, *film.given.shape[1:]], np.float32)
+    pred = predict(config, model, paddle.to_tensor(np.concatenate([film.given, unknown])[None]))[0]
+    if not np.isfinite(pred).all():
+        raise UserError(f"--pretrained_model {config.pretrained_model}: its predictions are not finite; give another")
+
+    directory = os.path.join(config.gen_frm_dir, film_name(config.predict_video))
+    if os.path.isdir(directory) and os.path.realpath(directory) == os.path.realpath(config.predict_video):
+        raise UserError(f"--gen_frm_dir {config.gen_frm_dir}: the forecast would go among the film's own frames")
+    remove_forecast(directory)
+    write_pictures(directory, film.given, film.truth, pred)
+    write_mp4(os.path.join(directory, VIDEO_FILE), animation(film.given, film.truth, pred), FRAMES_PER_SECOND)
+    last_given = film.first_number + config.input_length - 1
+    logger.info(
+        "%s on %s: frames %d to %d are given, %d to %d are predicted\nforecast: %s",
+        config.predict_video, device, film.first_number, last_given, last_given + 1, last_given + steps, directory,
+    )  # fmt: skip
+    if len(film.truth):
+        truth, figures, baseline = film.truth[None], Figures(), Figures()
+        figures.add(pred[None, : len(film.truth)], truth)
+        baseline.add(np.broadcast_to(film.given[-1], truth.shape), truth)
+        metrics = {
+            "iteration": state.get("iteration"), "checkpoint": config.pretrained_model, "film": config.predict_video,
+            "first_frame": film.first_number, **_summary(config, figures, baseline),
+        }  # fmt: skip
+        write_metrics(directory, metrics)
+        logger.info("against how it went on; repeat = the last given frame, repeated\n%s", table(metrics))
+        _draw_per_frame(config, os.path.join(directory, PER_FRAME_FILE), metrics)
 
 
 def _draw_per_frame(config: Config, path: str, metrics: dict[str, Any]) -> None:

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 
 from src.data_provider.clips import (
     DEFAULT_CACHE,
@@ -16,9 +22,10 @@ from src.data_provider.clips import (
     ClipDataset,
     Recording,
     numbered_pictures,
+    read_picture,
     recording_of_video,
 )
-from src.data_provider.videos import is_video
+from src.data_provider.videos import frames_of, is_video
 from src.errors import UserError
 
 FRAME_NAME = re.compile(rf".*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # the last number counts
@@ -94,3 +101,64 @@ def find_recordings(folder: str) -> list[Recording]:
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the data set's folder") from None
     return sorted(recordings, key=lambda recording: recording.path)
+
+
+class Film(NamedTuple):
+    """A piece of a user's film: the frames that are given, and how it really went on."""
+
+    given: np.ndarray  # float32 [input_length, W, W, C] in [0, 1]
+    truth: np.ndarray  # the same for the frames after them, [0 .. steps, W, W, C]
+    first_number: int  # of the first given frame in the film
+
+
+def film_name(path: str) -> str:
+    """The name of a film: of its folder, or of its file without the suffix."""
+    base = os.path.basename(os.path.abspath(path))
+    return base if os.path.isdir(path) else os.path.splitext(base)[0]
+
+
+def read_film(path: str, start: int, input_length: int, steps: int, img_width: int, channels: int) -> Film:
+    """Frames to forecast from, of a video, a GIF or a folder of numbered pictures.
+
+    Args:
+        path: the film.
+        start: number of the first given frame, in a video from 1; 0: the last frames are given.
+        input_length: frames given.
+        steps: frames to forecast; so many true ones follow, or fewer where the film ends.
+        img_width: frames are resized to img_width x img_width pixels.
+        channels: 1 (luminance) or 3 (RGB).
+
+    Raises:
+        UserError: no film, or one without input_length consecutive frames there.
+    """
+    frames: Iterable[tuple[int, np.ndarray]]
+    if os.path.isdir(path):
+        folder = numbered_pictures(path, "", FRAME_NAME)
+        first = 0 if start else max(0, len(folder.frames) - input_length)  # those before need not be decoded
+        frames = (
+            (int(number), read_picture(os.path.join(path, name), channels))
+            for number, name in zip(folder.numbers[first:], folder.frames[first:])
+            if number >= start
+        )
+    else:
+        frames = enumerate(frames_of(path, channels), start=1)
+
+    kept: deque[tuple[int, np.ndarray]] = deque(maxlen=None if start else input_length)
+    for number, picture in frames:
+        if number < start:
+            continue
+        if start and number >= start + input_length + steps:
+            break
+        resized = cv2.resize(picture, (img_width, img_width), interpolation=cv2.INTER_LINEAR)
+        kept.append((number, resized.reshape([img_width, img_width, channels]).astype(np.float32) / np.float32(255)))
+    numbers = [number for number, _ in kept]
+    run = next((at for at in range(1, len(numbers)) if numbers[at] != numbers[0] + at), len(numbers))
+    if run < input_length or (start and numbers[0] != start):
+        wanted = f"from number {start} on" if start else "at the end"
+        found = f"{run}, numbers {numbers[0]} to {numbers[run - 1]}" if numbers else "none that can be read"
+        raise UserError(
+            f"{path}: expected {input_length} consecutive frames {wanted}, found {found}; "
+            "give a longer film or another --predict_start"
+        )
+    pictures = np.stack([picture for _, picture in kept])
+    return Film(pictures[:input_length], pictures[input_length:run], numbers[0])

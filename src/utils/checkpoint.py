@@ -30,12 +30,10 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from src.config import Config
+from src.config import NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
 
-MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
-# The flags that decide which parameters a network has, and their meaning.
-NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch_size", "img_channel")
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
 PARTIAL = ".partial"  # on its way to a name, or from it to nothing

@@ -16,7 +16,7 @@ from src.errors import WriteError
 from src.utils.files import replacing, write_whole
 from src.utils.metrics import BASELINE, PEAK, UNITS, to_uint8
 
-SHEET_FILE, ANIMATION_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "per_frame.png"
+SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "forecast.mp4", "per_frame.png"
 FRAMES_PER_SECOND = 5.0  # of an animation that is looked at: slow enough to follow the error
 ERROR_AT_TOP = 0.5  # the error that has the colour map's last colour; the same in every picture, so they compare
 SHEET_CELL, PANEL = 96, 128  # pixels: smaller frames are enlarged until their longer side has them

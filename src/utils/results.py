@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from src.utils.pictures import (
     FRAMES_PER_SECOND,
     PER_FRAME_FILE,
     SHEET_FILE,
+    VIDEO_FILE,
     animation,
     contact_sheet,
     write_gif,
@@ -101,43 +101,53 @@ def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
 
 
 def remove_pictures(directory: str) -> None:
-    """Remove the pictures of an earlier test: per_frame.png, and gt*.png, pd*.png, sheet.png, forecast.gif of batches.
+    """Remove the pictures of an earlier test: per_frame.png, and those of its batches.
 
     Other files stay.
     """
     try:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.remove(os.path.join(directory, PER_FRAME_FILE))
+        _remove_files(directory, re.compile(re.escape(PER_FRAME_FILE)))
         for batch in os.listdir(directory) if os.path.isdir(directory) else []:
             folder = os.path.join(directory, batch)
-            if not batch.isdecimal() or not os.path.isdir(folder):
-                continue
-            for name in os.listdir(folder):
-                if PICTURE_NAME.fullmatch(name):
-                    os.remove(os.path.join(folder, name))
-            if not os.listdir(folder):
-                os.rmdir(folder)
+            if batch.isdecimal() and os.path.isdir(folder):
+                _remove_files(folder, PICTURE_NAME)
+                if not os.listdir(folder):
+                    os.rmdir(folder)
     except OSError as error:
         raise _unwritable(directory, error) from None
 
 
-def write_pictures(directory: str, true: np.ndarray, pred: np.ndarray) -> None:
+def remove_forecast(directory: str) -> None:
+    """Remove what an earlier forecast of a film left in its folder; other files stay."""
+    others = "|".join(map(re.escape, (VIDEO_FILE, PER_FRAME_FILE, METRICS_FILE)))
+    try:
+        _remove_files(directory, re.compile(f"{PICTURE_NAME.pattern}|{others}"))
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+
+
+def _remove_files(folder: str, names: re.Pattern[str]) -> None:
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if names.fullmatch(name):
+            os.remove(os.path.join(folder, name))
+
+
+def write_pictures(directory: str, given: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> None:
     """Write gt01.png ... and pd<input_length+1>.png ... of one clip, and all of it as sheet.png and forecast.gif.
 
     Args:
         directory: made if missing.
-        true: frames ``[T, H, W, C]`` in [0, 1].
-        pred: the predicted ones, the last of them, ``[steps, H, W, C]``.
+        given: frames ``[M, H, W, C]`` in [0, 1].
+        truth: the frames after them, of one clip ``[at most N, H, W, C]``; of a film that ends, fewer or none.
+        pred: the predicted ones, ``[N, H, W, C]``, clipped to [0, 1].
     """
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
         raise _unwritable(directory, error) from None
-    first_predicted = len(true) - len(pred) + 1
-    for kind, frames, first in (("gt", true, 1), ("pd", pred, first_predicted)):
+    for kind, frames, first in (("gt", given, 1), ("gt", truth, len(given) + 1), ("pd", pred, len(given) + 1)):
         for number, frame in enumerate(to_uint8(frames), start=first):
             write_png(os.path.join(directory, f"{kind}{number:02d}.png"), frame)
-    given, truth = true[: -len(pred)], true[-len(pred) :]
     write_png(os.path.join(directory, SHEET_FILE), contact_sheet(given, truth, pred))
     write_gif(os.path.join(directory, ANIMATION_FILE), animation(given, truth, pred), FRAMES_PER_SECOND)
 
