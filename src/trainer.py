@@ -470,6 +470,7 @@ def _draw_per_frame(config: Config, path: str, metrics: dict[str, Any]) -> None:
     try:
         with _written_or_told(config):
             draw_per_frame(path, metrics)
+            logger.info("curves: %s", path)
     except WriteError:
         raise
     except (ImportError, ValueError, RuntimeError) as error:  # not installed, or a font or a setting of it is broken

@@ -256,10 +256,10 @@ def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample
     dataset = build_dataset(config, "test")
     trainer.evaluate(config, build_model(config), dataset, "7", 7)
     folder = tmp_path / "results" / "7"
-    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json", "per_frame.png"]
     names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
     for number in (1, 2):
-        assert sorted(os.listdir(folder / str(number))) == names
+        assert sorted(os.listdir(folder / str(number))) == ["forecast.gif", *names, "sheet.png"]
         true = dataset[2 * (number - 1)]
         for step in range(6):
             picture = cv2.imread(str(folder / str(number) / names[step]), cv2.IMREAD_UNCHANGED)
@@ -281,7 +281,7 @@ def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample
 def test_colour_pictures_keep_their_colours(tmp_path):
     red = np.zeros([3, 8, 8, 3]) + [1.0, 0.0, 0.0]
     write_pictures(str(tmp_path), red, red[:1])
-    assert sorted(os.listdir(tmp_path)) == ["gt01.png", "gt02.png", "gt03.png", "pd03.png"]
+    assert sorted(os.listdir(tmp_path)) == ["forecast.gif", "gt01.png", "gt02.png", "gt03.png", "pd03.png", "sheet.png"]
     assert cv2.imread(str(tmp_path / "gt01.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads blue first
 
 

@@ -25,8 +25,10 @@ TEXT_ROW, TEXT_SIZE = 18, 0.45  # pixels; scale of OpenCV's font
 SCALE_BAR = (96, 10)  # pixels
 WHITE, BLACK, EMPTY, GREY = (255, 255, 255), (0, 0, 0), (228, 228, 228), (120, 120, 120)
 MARK = (214, 39, 40)  # the line where the forecast begins, and what comes after it
+PLAIN_COLOURS = (WHITE, BLACK, EMPTY, GREY, MARK)  # of what is drawn around the frames
 ERROR_COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LEGEND = ("error = | forecast - truth | :  0", f"{ERROR_AT_TOP:g} or more")
 
 
 def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray) -> np.ndarray:
@@ -54,8 +56,10 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
     ]
     tops = [MARGIN + 2 * TEXT_ROW + row * (clip.height + GAP) for row in range(3)]
     bottom = tops[-1] + clip.height
-    width = max(lefts[-1] + clip.width, MARGIN + _legend_width()) + MARGIN
-    sheet = _canvas(bottom + TEXT_ROW + 2 * MARGIN, width)
+    rightmost = [lefts[-1] + clip.width, MARGIN + _legend_width(), lefts[clip.given] + _text_width("forecast")]
+    if clip.known < clip.total:
+        rightmost.append(lefts[clip.known] + GAP + _text_width("no truth"))
+    sheet = _canvas(bottom + TEXT_ROW + 2 * MARGIN, max(rightmost) + MARGIN)
 
     for label, top in zip(labels, tops):
         _write_text(sheet, label, MARGIN, top + clip.height // 2 + TEXT_ROW // 4)
@@ -95,7 +99,7 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
         ValueError: shapes that do not fit together.
     """
     clip = _Clip(given, truth, forecast, PANEL)
-    spacing = max(clip.width, _text_width("forecast")) + MARGIN  # narrow frames leave their titles room
+    spacing = max(clip.width, GAP + _text_width("no truth")) + MARGIN  # narrow frames leave their titles room
     lefts = [MARGIN + panel * spacing for panel in range(3)]
     top = MARGIN + 2 * TEXT_ROW
     bottom = top + clip.height
@@ -103,17 +107,17 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
     legend_top = bar_top + SCALE_BAR[1] + MARGIN
     counter = f"frame {clip.total} of {clip.total}"
     title_width = _text_width(counter) + 2 * MARGIN + _text_width("forecast")
-    width = max(lefts[-1] + clip.width, MARGIN + _legend_width(), MARGIN + title_width) + MARGIN
+    width = max(lefts[-1] + spacing - MARGIN, MARGIN + _legend_width(), MARGIN + title_width) + MARGIN
     background = _canvas(legend_top + TEXT_ROW + MARGIN, width)
     _draw_legend(background, MARGIN, legend_top)
 
-    films = []
+    film = []
     for place in range(clip.total):
-        film = background.copy()
+        picture = background.copy()
         is_given = place < clip.given
         part, colour = ("given", GREY) if is_given else ("forecast", MARK)
-        _write_text(film, f"frame {place + 1} of {clip.total}", MARGIN, MARGIN + TEXT_ROW - 6)
-        _write_text(film, part, width - MARGIN - _text_width(part), MARGIN + TEXT_ROW - 6, colour)
+        _write_text(picture, f"frame {place + 1} of {clip.total}", MARGIN, MARGIN + TEXT_ROW - 6)
+        _write_text(picture, part, width - MARGIN - _text_width(part), MARGIN + TEXT_ROW - 6, colour)
         truth_frame, forecast_frame, error = clip.column(place)
         panels = (
             ("truth", truth_frame),
@@ -121,14 +125,14 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
             ("error", error),
         )
         for (title, frame), left in zip(panels, lefts):
-            _write_text(film, title, left, top - 5, colour if title == part else BLACK)
-            film[top:bottom, left : left + clip.width] = EMPTY if frame is None else frame
+            _write_text(picture, title, left, top - 5, colour if title == part else BLACK)
+            picture[top:bottom, left : left + clip.width] = EMPTY if frame is None else frame
         if place >= clip.known:
             for left in (lefts[0], lefts[2]):
-                _write_text(film, "no truth", left + GAP, top + clip.height // 2 + TEXT_ROW // 4)
-        _draw_time(film, bar_top, clip.given, place + 1, clip.total)
-        films.append(film)
-    return films
+                _write_text(picture, "no truth", left + GAP, top + clip.height // 2 + TEXT_ROW // 4)
+        _draw_time(picture, bar_top, clip.given, place + 1, clip.total)
+        film.append(picture)
+    return film
 
 
 class _Clip:
@@ -190,9 +194,6 @@ def _write_text(canvas: np.ndarray, text: str, left: int, baseline: int, colour:
     cv2.putText(canvas, text, (left, baseline), FONT, TEXT_SIZE, colour, 1, cv2.LINE_AA)
 
 
-LEGEND = ("error = | forecast - truth | :  0", f"{ERROR_AT_TOP:g} or more")
-
-
 def _legend_width() -> int:
     return _text_width(LEGEND[0]) + SCALE_BAR[0] + 2 * MARGIN + _text_width(LEGEND[1])
 
@@ -246,7 +247,7 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     """
     _check_film(frames, frames_per_second)
     palette = _palette(frames)
-    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    pictures = [_in_palette(frame, palette) for frame in frames]
     content = io.BytesIO()
     pictures[0].save(
         content, format="GIF", save_all=True, append_images=pictures[1:], loop=0,
@@ -258,12 +259,24 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
 
 def _palette(frames: Sequence[np.ndarray]) -> Image.Image:
     """One palette of 256 colours for a film (with one a frame, colours flicker), our own colours among them."""
-    ours = np.array([WHITE, BLACK, EMPTY, GREY, MARK, *ERROR_COLOURS[::4]], np.uint8)
+    ours = np.array([*PLAIN_COLOURS, *ERROR_COLOURS[::4]], np.uint8)
     sample = np.concatenate([frame[::2, ::2] for frame in frames])
-    theirs = Image.fromarray(sample).quantize(256 - len(ours), Image.Quantize.MEDIANCUT).getpalette() or []
+    medians = Image.fromarray(sample).quantize(256 - len(ours), Image.Quantize.MEDIANCUT).getpalette("RGB")
     palette = Image.new("P", (1, 1))
-    palette.putpalette((ours.ravel().tolist() + theirs)[: 3 * 256])
+    palette.putpalette((ours.ravel().tolist() + medians)[: 3 * 256])
     return palette
+
+
+def _in_palette(frame: np.ndarray, palette: Image.Image) -> Image.Image:
+    """A frame in the colours of :func:`_palette`."""
+    indexed = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+    indices = np.array(indexed)
+    # Pillow looks colours up in steps and takes a neighbour of white for white.
+    for index, colour in enumerate(PLAIN_COLOURS):
+        np.putmask(indices, cv2.inRange(frame, colour, colour), index)
+    exact = Image.fromarray(indices)  # grey levels so far
+    exact.putpalette(palette.getpalette("RGB"))
+    return exact
 
 
 def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
@@ -353,7 +366,7 @@ def draw_per_frame(path: str, metrics: Mapping[str, Any]) -> None:
             values = np.array(metrics[who][f"{name}_per_frame"], dtype=np.float64)  # None becomes nan, a gap
             axes.plot(metrics["input_length"] + 1 + np.arange(len(values)), values, label=label, **style)
         better = "lower" if name == "mse" else "higher"
-        axes.set(title=f"{unit} ({better} is better)", xlabel="frame", ylabel=unit)
+        axes.set(title=f"{unit} ({better} is better)", xlabel="frame")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     axes.legend()
