@@ -105,6 +105,7 @@ BAD_VALUES = [
     ({"img_width": 10**11}, "--img_width 100000000000: expected 4096 or less"),
     ({"total_length": 10**9}, "--total_length 1000000000: expected 10000 or less"),
     ({"batch_size": 10**9}, "--batch_size 1000000000: expected 65536 or less"),
+    ({"predict_start": -1}, "--predict_start -1: expected 0 or more"),
     ({"video_cache_mb": 0}, "--video_cache_mb 0: expected 1 or more"),
     ({"num_workers": 1000}, "--num_workers 1000: expected 256 or less"),
     ({"device": "tpu"}, "--device tpu: expected auto, cpu, gpu or gpu:N"),

@@ -280,7 +280,7 @@ def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample
 
 def test_colour_pictures_keep_their_colours(tmp_path):
     red = np.zeros([3, 8, 8, 3]) + [1.0, 0.0, 0.0]
-    write_pictures(str(tmp_path), red, red[:1])
+    write_pictures(str(tmp_path), red[:2], red[2:], red[:1])
     assert sorted(os.listdir(tmp_path)) == ["forecast.gif", "gt01.png", "gt02.png", "gt03.png", "pd03.png", "sheet.png"]
     assert cv2.imread(str(tmp_path / "gt01.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads blue first
 
