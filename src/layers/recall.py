@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import paddle
+import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
@@ -75,11 +76,21 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
     if not history.blocks:
         return paddle.zeros_like(r)
     queries = r.flatten(2)  # (B, n, P)
+    if not paddle.in_dynamic_mode():
+        return _plain_recall(queries, history).reshape(r.shape)
     if history.score_bound is not None and history.score_bound < SAFE_SCORE:
         shift = paddle.zeros_like(queries[:, :1])
     else:
         shift = -_largest_scores(queries, history)
     return _Recall.apply(queries, shift, history.zeros, *history.blocks).reshape(r.shape)
+
+
+def _plain_recall(queries: paddle.Tensor, history: History) -> paddle.Tensor:
+    """One softmax over all the scores at once, ``[B, n, P]``: in a static graph, which can hold no PyLayer."""
+    keys = paddle.concat(history.blocks, axis=2)[:, :-1]
+    keys = F.pad(keys, [0, history.zeros], data_format="NCL")
+    weights = F.softmax(paddle.matmul(queries, keys, transpose_x=True))  # (B, P, P of the history)
+    return paddle.matmul(keys, weights, transpose_y=True)
 
 
 @paddle.no_grad()
@@ -144,4 +155,5 @@ def _grouped(blocks: Sequence[paddle.Tensor]) -> Iterator[tuple[paddle.Tensor, l
 
 
 def _on_cpu(x: paddle.Tensor) -> bool:
-    return x.place.is_cpu_place()
+    """Not in a static graph: what will run it is not known."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()

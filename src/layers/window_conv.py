@@ -68,8 +68,8 @@ class WindowConv(nn.Conv3D):
 
 
 def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a GPU
-    ``[O, C, k, k]`` each, on a CPU ``[m+k-1, O, C*k]``, G g of each of their rows."""
+    """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a GPU (and in
+    a static graph) ``[O, C, k, k]`` each, on a CPU ``[m+k-1, O, C*k]``, G g of each of their rows."""
     k0, k1 = paddle.unbind(weight, axis=2)
     if not _on_cpu(weight):
         return k0.contiguous(), k1.contiguous()
@@ -244,4 +244,5 @@ def _tensor(matrix: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
 
 
 def _on_cpu(x: paddle.Tensor) -> bool:
-    return x.place.is_cpu_place()
+    """Not in a static graph: what will run it is not known, and it can hold no PyLayer."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()

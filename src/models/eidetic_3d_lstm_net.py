@@ -95,12 +95,12 @@ class E3DLSTM(nn.Layer):
 
             if t > 0:
                 history = [before.append(newest) for before, newest in zip(history, cell)]
-            step = self._recomputed_step if self.recompute and self.training else self._step
+            step = self._recomputed_step if self.recompute and self.training else self.step
             prediction, memory, hidden, cell = step(history, pieces, x, memory, hidden, cell)
             predictions.append(prediction)
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
 
-    def _step(
+    def step(
         self,
         history: Sequence[History],
         pieces: Sequence[dict[str, paddle.Tensor]],
@@ -109,7 +109,18 @@ class E3DLSTM(nn.Layer):
         hidden: Sequence[paddle.Tensor],
         cell: Sequence[paddle.Tensor],
     ) -> tuple[paddle.Tensor, paddle.Tensor, list[paddle.Tensor], list[paddle.Tensor]]:
-        """All the layers for one window x ``[B, p*p*C, 2, H/p, W/p]``: the predicted frame, the new states."""
+        """All the layers for one window x ``[B, p*p*C, 2, H/p, W/p]``.
+
+        Args:
+            history: of each layer, see :class:`History`.
+            pieces: of each layer, see :meth:`EideticLSTMCell.pieces`.
+            x: the frame of the step before and this one, as patches.
+            memory: of the last layer at the step before, ``[B, n, 2, H/p, W/p]``.
+            hidden, cell: of each layer at the step before, ``[B, n, 2, H/p, W/p]``.
+
+        Returns:
+            the predicted frame ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
+        """
         hidden, cell = list(hidden), list(cell)
         for layer, layer_cell in enumerate(self.cells):
             # The memory goes up through the layers and from the last one to the first of the next step.
@@ -127,7 +138,7 @@ class E3DLSTM(nn.Layer):
         def step(*tensors: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
             blocks, *arguments = pack_sequence_as(structure, tensors)
             same = [before.with_blocks(own) for before, own in zip(history, blocks)]
-            return tuple(flatten(self._step(same, *arguments)))
+            return tuple(flatten(self.step(same, *arguments)))
 
         layers = len(self.cells)
         prediction, memory, *states = recompute(step, *flatten(structure))

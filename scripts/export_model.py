@@ -1,0 +1,124 @@
+"""Export a checkpoint as a program for paddle.inference, which needs nothing of this project any more.
+
+    python scripts/export_model.py --pretrained_model checkpoints/kth/best --out exported
+    python scripts/predict_exported.py --model exported --frames FOLDER --out forecast
+
+The program takes the frames given, float32 [B, input_length, H, W, C] in [0, 1], and returns the next ones,
+[B, total_length - input_length, H, W, C] in [0, 1]. B is free; the rest is that of the checkpoint's own settings. --out
+holds the program and its weights, as paddle.jit.save names them (model.json, model.pdiparams), and forecast.json, which
+tells the sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# Paddle's tracer writes lines on stderr that say nothing to a user.
+os.environ.setdefault("GLOG_minloglevel", "2")
+
+import src  # noqa: E402, F401  (before paddle)
+
+import paddle  # noqa: E402  # isort: skip
+
+from src.config import Config  # noqa: E402
+from src.errors import UserError  # noqa: E402
+from src.models.forecaster import Forecaster  # noqa: E402
+from src.models.model_factory import build_model  # noqa: E402
+from src.utils.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
+
+PROGRAM = "model"
+SIZES_FILE = "forecast.json"
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the program of a checkpoint to a new folder, whole or not at all.
+
+    Args:
+        checkpoint: directory with model.safetensors and state.json.
+        out: folder to make; it may be there if it is empty.
+
+    Raises:
+        UserError: no checkpoint there, a damaged one, or out is a file or not empty.
+        OSError: out cannot be written.
+    """
+    flag = f"--pretrained_model {checkpoint}"
+    if (checkpoint / MODEL_FILE).exists() and not (checkpoint / STATE_FILE).exists():
+        raise UserError(f"{flag}: {STATE_FILE} is missing, and with it the network's sizes; give a whole checkpoint")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out}: is there and not empty; give a new folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; give a new folder")
+    state = read_checkpoint(flag, str(checkpoint)).state
+    config = Config(**state["config"])
+    network = build_model(config)
+    load_weights(network, str(checkpoint), config)
+
+    out = out.resolve()
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_program(network, config, str(partial / PROGRAM))
+        sizes = {
+            "input_length": config.input_length, "total_length": config.total_length,
+            "img_width": config.img_width, "img_channel": config.img_channel,
+            "iteration": state["iteration"], "paddle": paddle.__version__,
+        }  # fmt: skip
+        (partial / SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
+    """``paddle.jit.save`` of the network's :class:`Forecaster`, for frames of the size that config tells."""
+    forecaster = Forecaster(network, config.patch_size, config.total_length - config.input_length)
+    forecaster.eval()
+    shape = [None, config.input_length, config.img_width, config.img_width, config.img_channel]
+    frames = paddle.static.InputSpec(shape, "float32", "frames")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Tensor do not have")  # what a graph does not need: place, contiguous
+        paddle.jit.save(forecaster, path, input_spec=[frames])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see --help")
+
+
+def main() -> int:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--pretrained_model", type=Path, required=True, help="checkpoint's directory")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the program")
+    try:
+        arguments = parser.parse_args()
+        paddle.set_device("cpu")  # a program is the same for every device
+        begin = time.perf_counter()
+        export(arguments.pretrained_model, arguments.out)
+    except UserError as error:
+        print(f"export_model.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = error.filename or arguments.out
+        print(f"export_model.py: {where}: {error.strerror}; give another --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("export_model.py: stopped; nothing was written", file=sys.stderr)
+        return 130
+    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+    print(f"wrote {arguments.out} ({size / 1e6:.1f} MB) in {time.perf_counter() - begin:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

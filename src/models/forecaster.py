@@ -1,0 +1,70 @@
+"""Forecaster: the trained network as one program, frames in, the next frames out."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from src.layers.recall import History
+from src.layers.window_conv import WINDOW
+from src.models.eidetic_3d_lstm_net import E3DLSTM
+from src.utils.preprocess import reshape_patch, reshape_patch_back
+
+
+class Forecaster(nn.Layer):
+    """Predicts the frames after the ones given, for ``paddle.jit.save``; patches are cut and put together inside.
+
+    The figures are the network's with all flags 0. The time steps stay a loop, so the program holds one of them:
+    unrolled, 10 + 20 frames are 17,000 operations, and the first forecast takes more than a minute and 6 GB.
+
+    Parameters:
+        network (E3DLSTM): with its weights. ``network.input_length`` frames are given.
+        patch_size (int): p, the side of a patch in pixels.
+        steps (int): frames to predict.
+
+    Inputs:
+        - frames: float32 ``[B, input_length, H, W, C]`` in [0, 1]; B is free in an exported program, the rest is fixed.
+
+    Returns:
+        the next frames: float32 ``[B, steps, H, W, C]``, clipped to [0, 1].
+
+    Raises:
+        RuntimeError: called outside of a static graph.
+    """
+
+    def __init__(self, network: E3DLSTM, patch_size: int, steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self.patch_size = patch_size
+        self.steps = steps
+
+    def forward(self, frames: paddle.Tensor) -> paddle.Tensor:
+        if paddle.in_dynamic_mode():  # while_loop overwrites the states there, which begin as one tensor
+            raise RuntimeError("Forecaster is for paddle.jit.save; call the network itself")
+        network, given_length = self.network, self.network.input_length
+        given = reshape_patch(frames, self.patch_size).transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
+        pieces = [cell.pieces() for cell in network.cells]
+        layers = len(network.cells)
+
+        def step(t, last_frame, prediction, predictions, memory, hidden, cell, keys):
+            true_frame = paddle.index_select(given, paddle.clip(t, max=given_length - 1)).squeeze(0)
+            frame = paddle.where(t < given_length, true_frame, prediction)
+            x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
+            history = [History().with_blocks([layer_keys]) for layer_keys in keys]
+            prediction, memory, hidden, cell = network.step(history, pieces, x, memory, hidden, cell)
+            longer = [before.append(newest) for before, newest in zip(history, cell)]
+            keys = [paddle.concat(layer_history.blocks, axis=2) for layer_history in longer]
+            predictions = paddle.concat([predictions, prediction.unsqueeze(1)], axis=1)
+            return [t + 1, frame, prediction, predictions, memory, hidden, cell, keys]
+
+        zero_frame = paddle.zeros_like(given[0])
+        batch, _, rows, columns = zero_frame.shape
+        zero_state = paddle.zeros([batch, network.hidden_channels, WINDOW, rows, columns])
+        states = [zero_state] * layers
+        # The zero state of step 0 stays in each layer's history for good; here it is one of the keys.
+        keys = History().append(zero_state).blocks * layers
+        start = [paddle.zeros([1], "int64"), zero_frame, zero_frame, zero_frame.unsqueeze(1), zero_state]
+        last_step = given_length + self.steps - 1
+        end = paddle.static.nn.while_loop(lambda t, *_: t < last_step, step, [*start, states, states, keys])
+        predictions = end[3][:, given_length:].transpose([0, 1, 3, 4, 2])  # those of step t stand at t + 1
+        return reshape_patch_back(predictions, self.patch_size).clip(0.0, 1.0)
