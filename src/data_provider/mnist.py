@@ -1,17 +1,25 @@
-"""MovingMNIST: the .npz files of the PredRNN family, and mnist_test_seq.npy."""
+"""MovingMNIST: the .npz files of the PredRNN family, and mnist_test_seq.npy.
+
+scripts/make_moving_mnist.py makes both.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 import paddle
 
+from src.data_provider.npz_frames import NpzFrames, open_array
 from src.errors import UserError
+
+LONGEST = 1000  # frames of a clip in an .npy; more are clips, in a file whose first two axes are the wrong way round
+ROUNDING = 1e-4  # by which float frames may leave [0, 1]
 
 
 class MovingMNIST(paddle.io.Dataset):
-    """Clips of two digits moving in a square.
+    """Clips of digits moving in a square. Frames are read from the disk when their clip is asked for.
 
     An .npz holds ``clips`` ``[2, N, 2]`` (first frame and number of frames of the input and of the output part of each
     clip), ``dims`` ``[1, 3]`` (channels, rows, columns), ``input_raw_data`` ``[frames, 1, H, W]`` in [0, 1] and maybe
@@ -25,14 +33,17 @@ class MovingMNIST(paddle.io.Dataset):
     ``dataset[i]`` is float32 ``[T, H, W, 1]`` in [0, 1].
 
     Raises:
-        UserError: a file that cannot be read, lacks an array, holds shorter clips or frames of another size.
+        UserError: a file that cannot be read, lacks an array, holds shorter clips or frames of another size; from
+            ``dataset[i]`` frames that are not in [0, 1].
+        LostFile: (a UserError) from ``dataset[i]``, a file that went or broke after the dataset was made.
     """
 
     def __init__(self, paths: Sequence[str], seq_length: int, img_width: int) -> None:
         super().__init__()
         self.seq_length, self.img_width = seq_length, img_width
-        self.files = [_read_npy(path) if str(path).endswith(".npy") else _read_npz(path) for path in paths]
-        for path, file in zip(paths, self.files):
+        self.paths = [str(path) for path in paths]
+        self.files = [_read_npy(path) if path.endswith(".npy") else _read_npz(path) for path in self.paths]
+        for path, file in zip(self.paths, self.files):
             self._check(path, file)
         self.ends = np.cumsum([len(file) for file in self.files])
 
@@ -45,8 +56,14 @@ class MovingMNIST(paddle.io.Dataset):
         which = int(np.searchsorted(self.ends, index, side="right"))
         offset = self.ends[which - 1] if which else 0
         frames = self.files[which].frames(index - int(offset))[: self.seq_length]
-        scale = np.float32(255 if frames.dtype == np.uint8 else 1)
-        return (frames.astype(np.float32) / scale)[..., np.newaxis]
+        if frames.dtype == np.uint8:
+            return frames[..., np.newaxis] / np.float32(255)
+        if not (frames.min() >= -ROUNDING and frames.max() <= 1 + ROUNDING):  # nan compares as False
+            raise UserError(
+                f"{self.paths[which]}: {frames.dtype} frames with values from {frames.min():g} to {frames.max():g}, "
+                "expected 0 to 1; divide them, or store them as uint8"
+            )
+        return np.clip(frames.astype(np.float32), 0, 1)[..., np.newaxis]
 
     def _check(self, path: str, file: _NpzClips | _NpyClips) -> None:
         if len(file) == 0:
@@ -61,22 +78,25 @@ class MovingMNIST(paddle.io.Dataset):
 
 
 class _NpzClips:
-    def __init__(self, spans: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+    def __init__(self, spans: np.ndarray, parts: Sequence[NpzFrames | np.ndarray]) -> None:
         self.spans = spans  # (2, N, 2): first frame and number of frames, of the input and of the output part
-        self.parts = parts  # the arrays that hold the two parts, (frames, H, W) each
+        self.parts = parts  # what holds the two parts, (frames, 1, H, W) each
 
     def __len__(self) -> int:
         return self.spans.shape[1]
 
     def size(self) -> tuple[int, int]:
-        return self.parts[0].shape[1:]
+        return self.parts[0].shape[2:]
 
     def shortest(self) -> int:
         return int(self.spans[:, :, 1].sum(axis=0).min())
 
     def frames(self, index: int) -> np.ndarray:
-        spans = self.spans[:, index]
-        return np.concatenate([part[start : start + length] for part, (start, length) in zip(self.parts, spans)])
+        (first, given), (second, following) = self.spans[:, index].tolist()
+        if self.parts[0] is self.parts[1] and second == first + given:  # as a rule: one piece to read, not two
+            return self.parts[0][first : second + following][:, 0]
+        pieces = self.parts[0][first : first + given], self.parts[1][second : second + following]
+        return np.concatenate(pieces)[:, 0]
 
 
 class _NpyClips:
@@ -103,38 +123,49 @@ def _read_npy(path: str) -> _NpyClips:
         raise _unreadable(path, error) from None
     if frames.ndim != 4 or frames.dtype != np.uint8:
         raise UserError(f"{path}: an array {frames.dtype} {list(frames.shape)}, expected uint8 [T, N, H, W]")
+    if frames.shape[0] > LONGEST:
+        raise UserError(
+            f"{path}: clips of {frames.shape[0]} frames in an array {list(frames.shape)}, expected [T, N, H, W]; "
+            "is it [N, T, H, W]? then save array.swapaxes(0, 1)"
+        )
     return _NpyClips(frames)
 
 
 def _read_npz(path: str) -> _NpzClips:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            members = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(path) as archive:
+            names = [name[: -len(".npy")] for name in archive.namelist() if name.endswith(".npy")]
+            wanted = [name for name in ("clips", "input_raw_data", "output_raw_data") if name in names]
+            arrays = {name: open_array(path, archive, name) for name in wanted}
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged bytes
         raise _unreadable(path, error) from None
-    arrays = {name: member for name, member in members.items() if isinstance(member, np.ndarray)}  # the rest is bytes
     missing = [name for name in ("clips", "input_raw_data") if name not in arrays]
     if missing:
-        raise UserError(f"{path}: has no array {', '.join(missing)} (it has {', '.join(arrays) or 'none'})")
-    spans = arrays["clips"]
+        raise UserError(f"{path}: has no array {', '.join(missing)} (it has {', '.join(names) or 'none'})")
+    spans = arrays["clips"][:]
     given = arrays["input_raw_data"]
     following = arrays.get("output_raw_data", given)
-    if spans.ndim != 3 or spans.shape[0] != 2 or spans.shape[2] != 2 or given.ndim != 4 or given.shape[1] != 1:
+    if len(spans.shape) != 3 or spans.shape[0] != 2 or spans.shape[2] != 2 or not _are_frames(given):
         raise UserError(
             f"{path}: clips {list(spans.shape)} and input_raw_data {list(given.shape)}, "
             "expected [2, N, 2] and [frames, 1, H, W]"
         )
-    if spans.dtype.kind not in "iu" or given.dtype.kind not in "fu" or following.dtype.kind not in "fu":
-        raise UserError(
-            f"{path}: clips of {spans.dtype} and frames of {given.dtype} and {following.dtype}, "
-            "expected whole numbers and float or uint8 frames"
-        )
+    for part in (given, following):
+        if spans.dtype.kind not in "iu" or not (part.dtype.kind == "f" or part.dtype == np.uint8):
+            raise UserError(
+                f"{path}: clips of {spans.dtype} and frames of {part.dtype}, "
+                "expected whole numbers and float or uint8 frames"
+            )
     if following.shape[1:] != given.shape[1:]:
         raise UserError(f"{path}: frames of output_raw_data {following.shape} and input_raw_data {given.shape} differ")
     for part_spans, part in zip(spans, (given, following)):
-        if (part_spans < 0).any() or (part_spans.sum(axis=1) > len(part)).any():
+        if (part_spans < 0).any() or (part_spans > len(part)).any() or (part_spans.sum(axis=1) > len(part)).any():
             raise UserError(f"{path}: clips name frames that the file does not hold; make the file again")
-    return _NpzClips(spans, [given[:, 0], following[:, 0]])
+    return _NpzClips(spans, [given, following])
+
+
+def _are_frames(part: NpzFrames | np.ndarray) -> bool:
+    return len(part.shape) == 4 and part.shape[1] == 1
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
