@@ -17,8 +17,8 @@ import numpy as np
 
 from src.errors import LostFile
 
-SPAN = 8 << 20  # inflated bytes between two points of entry: some 40 kB of memory each, 10 ms to inflate
-STEP = 1 << 20  # inflated bytes at a time
+SPAN = 2 << 20  # inflated bytes between two points of entry: some 40 kB of memory each, milliseconds to inflate
+STEP = 1 << 18  # inflated bytes at a time
 INPUT = 1 << 16  # compressed bytes at a time
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Moving MNIST in a few minutes, from nothing: environment, packages, a set of moving digits, training, test, pictures.
+#
+#   bash scripts/quickstart_mm.sh
+#
+# Everything goes to quickstart/moving_mnist/; what is there from a run before is moved aside to earlier-<time>.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+ensure_packages requirements.txt requirements-digits.txt
+cd "$ROOT"
+PY="$VENV/bin/python"
+ALL=quickstart/moving_mnist
+DATA=$ALL/data
+# One digit on a small frame is what a small network learns in minutes. The full size is in paddle_e3d_lstm_mm_train.sh.
+FRAMES=(--digits 1 --size 32 --digit_size 20 --length 10 --speed 1.5)
+NETWORK=(--img_width 32 --patch_size 4 --num_hidden 32 --filter_size 3 --input_length 5 --total_length 10)
+
+if [ -e "$DATA" ] || [ -e "$ALL/checkpoints" ] || [ -e "$ALL/results" ]; then
+  earlier="$ALL/earlier-$(date +%Y%m%d-%H%M%S)"
+  say "moving the run before to $earlier"
+  mkdir -p "$earlier"
+  for folder in data checkpoints results; do
+    if [ -e "$ALL/$folder" ]; then mv "$ALL/$folder" "$earlier/"; fi
+  done
+fi
+
+say "making clips of a moving digit: $DATA (the test's digits are others than the training's)"
+"$PY" scripts/make_moving_mnist.py --out "$DATA/train.npz" --clips 4000 --split train "${FRAMES[@]}"
+"$PY" scripts/make_moving_mnist.py --out "$DATA/test.npy" --clips 200 --split test "${FRAMES[@]}"
+
+say "training: 1600 iterations, the learning rate falls once"
+"$PY" runp.py --dataset_name mnist --train_data_paths "$DATA/train.npz" --valid_data_paths "$DATA/test.npy" \
+  "${NETWORK[@]}" --save_dir "$ALL/checkpoints" --gen_frm_dir "$ALL/results" --seed 1 \
+  --optimizer adam --weight_decay 0 --lr_schedule 2e-3:1200,5e-4:400 --sampling_changing_rate 0.001 --batch_size 4 \
+  --max_iterations 1600 --display_interval 50 --snapshot_interval 400 --test_interval 400 --test_max_clips 40
+
+say "testing on digits the network has not seen"
+"$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths "$DATA/test.npy" "${NETWORK[@]}" \
+  --batch_size 4 --pretrained_model "$ALL/checkpoints/1600" --gen_frm_dir "$ALL/results"
+"$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --zoom 3 --out "$ALL/results/forecast.png"
+
+say "done"
+echo "the table above compares the network with repeating the last given frame (column 'repeat')"
+echo "forecasts to look at:  $ROOT/$ALL/results/forecast.png"
+echo "all pictures:          $ROOT/$ALL/results/test_result/1 ... 10"
+echo "curves:                $ROOT/$ALL/checkpoints/curves.png"
+echo "checkpoint:            $ROOT/$ALL/checkpoints/1600"
