@@ -42,7 +42,6 @@ SPLITS = ("all", "train", "test")
 SPLIT_SEED, TEST_PART = 1797, 7  # the split of the digits is the same for every --seed; one in 7 tests, as in MNIST
 SPEED = 0.1  # of the way a digit has in the frame, each frame: the original set's
 CHUNK = 64  # clips drawn before they are written
-COMPRESSION = 1  # zlib's level; higher ones take much longer for little
 
 
 class UsageError(Exception):
@@ -198,7 +197,7 @@ def write_npz(path: Path, chunks: Iterator[np.ndarray], clips: int, motion: Moti
     dims = np.array([[1, motion.size, motion.size]], np.int32)
     shape = (clips * motion.length, 1, motion.size, motion.size)
     with open(path, "wb") as file:
-        with zipfile.ZipFile(file, "w", compresslevel=COMPRESSION) as archive:
+        with zipfile.ZipFile(file, "w") as archive:
             for name, array in (("clips", spans), ("dims", dims)):
                 content = io.BytesIO()
                 np.save(content, array)

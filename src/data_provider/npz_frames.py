@@ -7,6 +7,7 @@ copy of the inflater kept every SPAN bytes, from which any frame can be reached.
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -55,13 +56,16 @@ class NpzFrames:
             self.start = _first_byte(file, info)
             if info.compress_type == zipfile.ZIP_DEFLATED:
                 self._find_entries(file, info)
+            elif self.start + header + shape[0] * self.frame_bytes > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"the file ends before the frames of {info.filename} do")
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, frames: slice) -> np.ndarray:
         first, last, _ = frames.indices(len(self))
-        begin, size = self.header + first * self.frame_bytes, max(0, last - first) * self.frame_bytes
+        count = max(0, last - first)
+        begin, size = self.header + first * self.frame_bytes, count * self.frame_bytes
         try:
             with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
                 content = self._inflate(file, begin, size) if self.entries else _read(file, self.start + begin, size)
@@ -69,7 +73,7 @@ class NpzFrames:
             raise LostFile(f"{self.path}: cannot be read any more ({error})") from None
         if len(content) != size:
             raise LostFile(f"{self.path}: is shorter than it was at the start")
-        return np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+        return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
     def _find_entries(self, file: BinaryIO, info: zipfile.ZipInfo) -> None:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -109,8 +113,8 @@ def open_array(path: str, archive: zipfile.ZipFile, name: str) -> NpzFrames | np
             raise ValueError(f"{info.filename} has the unknown version {version}")
         shape, in_fortran_order, dtype = header(member)
         size = member.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects")
+    if dtype.hasobject or not dtype.itemsize:
+        raise ValueError(f"{info.filename} holds {dtype}, no numbers")
     known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if not known or in_fortran_order or not shape or any(side < 1 for side in shape):
         with archive.open(info) as member:
