@@ -105,6 +105,18 @@ def test_a_command_that_was_to_be_stopped_may_not_fail_otherwise(tmp_path):
         run(script, 2, stop_after=2)
 
 
+def test_the_stop_button_lets_a_training_end_by_itself(tmp_path, capfd):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "try:\n  print('at work'); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)\n"  # Jupyter interrupts its kernel
+        "except KeyboardInterrupt:\n  time.sleep(0.3); print('checkpoint: 5'); sys.exit(130)"
+    )
+    with pytest.raises(CommandFailed, match="stopped by the stop button, exit status 130: checkpoint: 5"):
+        run(script)
+    assert "at work\ncheckpoint: 5\n" in capfd.readouterr().out
+
+
 def test_kth_is_found_as_frames_below_the_folder(tmp_path):
     root = tmp_path / "data12345" / "kth"
     make_frames(root, "person01_boxing_d1", "person17_boxing_d1", numbers=range(7, 10))
