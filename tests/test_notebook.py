@@ -109,7 +109,7 @@ def test_the_stop_button_lets_a_training_end_by_itself(tmp_path, capfd):
     script = tmp_path / "train.py"
     script.write_text(
         "import os, signal, sys, time\n"
-        "try:\n  print('at work'); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)\n"  # Jupyter interrupts its kernel
+        "try:\n  print('at work'); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)\n"  # as Jupyter does
         "except KeyboardInterrupt:\n  time.sleep(0.3); print('checkpoint: 5'); sys.exit(130)"
     )
     with pytest.raises(CommandFailed, match="stopped by the stop button, exit status 130: checkpoint: 5"):
