@@ -114,7 +114,7 @@ def test_the_stop_button_lets_a_training_end_by_itself(tmp_path, capfd):
     )
     with pytest.raises(CommandFailed, match="stopped by the stop button, exit status 130: checkpoint: 5"):
         run(script)
-    assert "at work\ncheckpoint: 5\n" in capfd.readouterr().out
+    assert "checkpoint: 5\n" in capfd.readouterr().out  # a line that the button cuts may be lost
 
 
 def test_kth_is_found_as_frames_below_the_folder(tmp_path):
