@@ -87,7 +87,8 @@ def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
     shape = [None, config.input_length, config.img_width, config.img_width, config.img_channel]
     frames = paddle.static.InputSpec(shape, "float32", "frames")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Tensor do not have")  # what a graph does not need: place, contiguous
+        warnings.filterwarnings("ignore", message="In dy2static mode, we attemp")  # Paddle 2.6: the history grows
+        warnings.filterwarnings("ignore", message="Tensor do not have")  # a graph knows no place
         paddle.jit.save(forecaster, path, input_spec=[frames])
 
 

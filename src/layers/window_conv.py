@@ -71,6 +71,8 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a GPU (and in
     a static graph) ``[O, C, k, k]`` each, on a CPU ``[m+k-1, O, C*k]``, G g of each of their rows."""
     k0, k1 = paddle.unbind(weight, axis=2)
+    if not paddle.in_dynamic_mode():  # a graph knows no strides
+        return k0, k1
     if not _on_cpu(weight):
         return k0.contiguous(), k1.contiguous()
     outputs, channels, kernel, _ = k0.shape
