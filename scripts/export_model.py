@@ -48,9 +48,11 @@ def export(checkpoint: Path, out: Path) -> None:
         out: folder to make; it may be there if it is empty.
 
     Raises:
-        UserError: no checkpoint there, a damaged one, or out is a file or not empty.
+        UserError: no checkpoint there, a damaged one, out is a file or not empty, or Paddle is older than 3.
         OSError: out cannot be written.
     """
+    if paddle.__version__.startswith("2."):
+        raise UserError(f"Paddle {paddle.__version__}: its programs crash in the loop; export with Paddle 3")
     flag = f"--pretrained_model {checkpoint}"
     if (checkpoint / MODEL_FILE).exists() and not (checkpoint / STATE_FILE).exists():
         raise UserError(f"{flag}: {STATE_FILE} is missing, and with it the network's sizes; give a whole checkpoint")
@@ -87,7 +89,6 @@ def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
     shape = [None, config.input_length, config.img_width, config.img_width, config.img_channel]
     frames = paddle.static.InputSpec(shape, "float32", "frames")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="In dy2static mode, we attemp")  # Paddle 2.6: the history grows
         warnings.filterwarnings("ignore", message="Tensor do not have")  # a graph knows no place
         paddle.jit.save(forecaster, path, input_spec=[frames])
 

@@ -36,7 +36,7 @@ def predict(model: Path, frames: np.ndarray) -> np.ndarray:
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's advice at every import; nothing compiles
     from paddle import inference
 
-    config = inference.Config(str(program_of(model)), str(model / "model.pdiparams"))
+    config = inference.Config(str(model / "model.json"), str(model / "model.pdiparams"))
     config.disable_mkldnn()  # Paddle 3.3's oneDNN kernels crash inside a program's loop
     config.disable_glog_info()
     config.set_cpu_math_library_num_threads(os.cpu_count() or 1)
@@ -56,15 +56,10 @@ def is_amd() -> bool:
         return False
 
 
-def program_of(model: Path) -> Path | None:
-    """The program's file: model.json, before Paddle 3 model.pdmodel; None where there is none."""
-    return next((path for path in (model / "model.json", model / "model.pdmodel") if path.is_file()), None)
-
-
 def read_sizes(model: Path) -> dict[str, int]:
     """forecast.json of an exported program, whose files are all there."""
-    missing = [name for name in ("forecast.json", "model.pdiparams") if not (model / name).is_file()]
-    missing += [] if program_of(model) else ["model.json"]
+    files = ("forecast.json", "model.json", "model.pdiparams")
+    missing = [name for name in files if not (model / name).is_file()]
     if missing:
         raise UsageError(f"--model {model}: no {missing[0]} in it; give a folder that export_model.py wrote")
     try:

@@ -21,6 +21,7 @@ from src.utils.checkpoint import load_weights, save_checkpoint
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import sgd
 
+pytestmark = pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting needs Paddle 3")
 ROOT = Path(__file__).parent.parent
 SIZES = {
     "img_width": 16, "patch_size": 4, "num_hidden": "4,4", "filter_size": 3, "input_length": 3, "total_length": 7,
@@ -221,7 +222,7 @@ def test_a_forecast_that_cannot_be_made_is_refused_in_one_line(
     elif fault == "sizes":
         (model / "forecast.json").write_text(json.dumps({"input_length": 3}))
     elif fault in ("program cut", "weights cut"):
-        path = model / "model.pdiparams" if fault == "weights cut" else predict_exported.program_of(model)
+        path = model / ("model.pdiparams" if fault == "weights cut" else "model.json")
         os.truncate(path, path.stat().st_size // 2)
     elif fault == "no frames":
         frames.unlink()
