@@ -42,6 +42,7 @@ from src.data_provider.kth_videos import (  # noqa: E402
 )
 from src.data_provider.videos import frames_of, is_video  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.utils.process_env import usable_cores  # noqa: E402
 from src.utils.signals import die_with_parent  # noqa: E402
 
 SETTINGS_FILE = "prepared.json"  # in --out: what its recordings were made with
@@ -220,7 +221,7 @@ def main() -> int:
     parser.add_argument("--sequences", type=Path, help="KTH's 00sequences.txt; without it whole videos are taken")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 100 (default: 95)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one for each core)"
+        "--processes", type=int, default=usable_cores(), help="videos at a time (default: one for each core)"
     )
     try:
         arguments = parser.parse_args()

@@ -79,7 +79,7 @@ def test_computing_steps_again_changes_no_prediction_and_no_gradient():
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])  # scores of units, tens and hundreds
 def test_recall_is_softmax_attention_for_scores_of_any_size(monkeypatch, scale, zeros, group):
     if group > 1:  # the way of the GPU
-        monkeypatch.setattr("src.layers.recall._on_cpu", lambda x: False)
+        monkeypatch.setattr("src.layers.recall.on_cpu", lambda x: False)
         monkeypatch.setattr("src.layers.recall.GPU_SCORES", group * 2 * 24**2)
     rng = np.random.default_rng(1)
     shape = [2, 16, 2, 4, 3]
@@ -147,7 +147,7 @@ def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
     x.stop_gradient = False
     expected = layer(x, layer.pieces()).numpy()
     gradients = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
-    monkeypatch.setattr("src.layers.window_conv._on_cpu", lambda x: False)
+    monkeypatch.setattr("src.layers.window_conv.on_cpu", lambda x: False)
     found = layer(x, layer.pieces())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
     for one, other in zip(paddle.grad(found, [x, layer.weight]), gradients):

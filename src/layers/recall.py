@@ -18,6 +18,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from src.layers.place import on_cpu
+
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be found first.
 SAFE_SCORE = 70.0
@@ -46,7 +48,7 @@ class History:
         keys = cell.flatten(2)
         ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
         longer = self.with_blocks([*self.blocks, paddle.concat([keys, ones], axis=1)])
-        if _on_cpu(keys) and self.score_bound is not None:
+        if on_cpu(keys) and self.score_bound is not None:
             with paddle.no_grad():  # the sum of a column's positive numbers, or of its negative ones if that is larger
                 bound = (keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2
             longer.score_bound = max(self.score_bound, float(bound))
@@ -147,13 +149,8 @@ class _Recall(PyLayer):
 def _grouped(blocks: Sequence[paddle.Tensor]) -> Iterator[tuple[paddle.Tensor, list[int]]]:
     """The blocks and their sizes: one by one on a CPU, whose cache may hold one's scores; several as one on a GPU."""
     batch, _, positions = blocks[0].shape
-    size = 1 if _on_cpu(blocks[0]) else max(1, GPU_SCORES // (batch * positions**2))
+    size = 1 if on_cpu(blocks[0]) else max(1, GPU_SCORES // (batch * positions**2))
     for start in range(0, len(blocks), size):
         group = list(blocks[start : start + size])
         keys = group[0] if len(group) == 1 else paddle.concat(group, axis=2)
         yield keys, [block.shape[2] for block in group]
-
-
-def _on_cpu(x: paddle.Tensor) -> bool:
-    """Not in a static graph: what will run it is not known."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()

@@ -23,6 +23,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from src.layers.place import on_cpu
+
 WINDOW = 2  # frames in a window: the depth of every 3-D convolution here
 
 # Where the polynomials of the filtering are evaluated, besides infinity. Small numbers and few of them keep the
@@ -73,7 +75,7 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     k0, k1 = paddle.unbind(weight, axis=2)
     if not paddle.in_dynamic_mode():  # a graph knows no strides
         return k0, k1
-    if not _on_cpu(weight):
+    if not on_cpu(weight):
         return k0.contiguous(), k1.contiguous()
     outputs, channels, kernel, _ = k0.shape
     filters = _tensor(_toom_cook(kernel).filters, weight)
@@ -87,7 +89,7 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
 def window_conv(x: paddle.Tensor, pieces: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
     """The window ``[B, C, 2, H, W]`` convolved with the pieces of a weight -> ``[B, O, 2, H, W]``."""
     k0, k1 = pieces
-    if _on_cpu(x):
+    if on_cpu(x):
         return _WinogradWindowConv.apply(x, k0, k1)
     first, second = paddle.unbind(x, axis=2)
     padding = k0.shape[-1] // 2
@@ -243,8 +245,3 @@ def _pixels_to_tiles(kernel: int, columns: int) -> np.ndarray:
 
 def _tensor(matrix: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
     return paddle.to_tensor(matrix, dtype=like.dtype, place=like.place)
-
-
-def _on_cpu(x: paddle.Tensor) -> bool:
-    """Not in a static graph: what will run it is not known, and it can hold no PyLayer."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()

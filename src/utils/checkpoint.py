@@ -32,6 +32,7 @@ from safetensors.numpy import save as to_bytes
 
 from src.config import NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
+from src.utils.files import free_name
 
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 ITERATION = re.compile("[1-9][0-9]*")
@@ -143,11 +144,9 @@ def save_best(
 
 def move_aside(path: str, mark: str) -> str:
     """Rename a folder to ``<path>.<mark>-1`` (or a higher number that is free) and return that."""
-    number = 1
-    while os.path.lexists(f"{path}.{mark}-{number}"):
-        number += 1
-    os.rename(path, f"{path}.{mark}-{number}")
-    return f"{path}.{mark}-{number}"
+    aside = free_name(path, mark)
+    os.rename(path, aside)
+    return aside
 
 
 def is_better(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -30,6 +30,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         raise
 
 
+def free_name(path: str | os.PathLike[str], mark: str) -> str:
+    """``<path>.<mark>-1``, the mark before the suffix of a file, or with a higher number where that is taken."""
+    stem, suffix = (os.fspath(path), "") if os.path.isdir(path) else os.path.splitext(os.fspath(path))
+    number = 1
+    while os.path.lexists(f"{stem}.{mark}-{number}{suffix}"):
+        number += 1
+    return f"{stem}.{mark}-{number}{suffix}"
+
+
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file (text as UTF-8), whole or not at all.
 

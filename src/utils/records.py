@@ -22,7 +22,7 @@ import numpy as np
 import paddle
 
 from src.config import Config
-from src.utils.files import write_whole
+from src.utils.files import free_name, write_whole
 from src.utils.metrics import BASELINE, UNITS, to_uint8
 
 CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
@@ -191,13 +191,8 @@ def _columns(path: str, names: Sequence[str]) -> np.ndarray:
 
 def _keep_earlier(path: str) -> None:
     """Rename a file of another run, or the user's own, that is in the way."""
-    if not os.path.lexists(path):
-        return
-    stem, suffix = os.path.splitext(path)
-    number = 1
-    while os.path.lexists(f"{stem}.earlier-{number}{suffix}"):
-        number += 1
-    os.rename(path, f"{stem}.earlier-{number}{suffix}")
+    if os.path.lexists(path):
+        os.rename(path, free_name(path, "earlier"))
 
 
 def _visual_dl(log_dir: str, resumed: bool) -> Any:
