@@ -27,15 +27,15 @@ say "making clips of a moving digit: $DATA (the test's digits are others than th
 "$PY" scripts/make_moving_mnist.py --out "$DATA/train.npz" --clips 4000 --split train "${FRAMES[@]}"
 "$PY" scripts/make_moving_mnist.py --out "$DATA/test.npy" --clips 200 --split test "${FRAMES[@]}"
 
-say "training: 1600 iterations, the learning rate falls once"
+say "training: 1200 iterations, the learning rate falls twice"
 "$PY" runp.py --dataset_name mnist --train_data_paths "$DATA/train.npz" --valid_data_paths "$DATA/test.npy" \
   "${NETWORK[@]}" --save_dir "$ALL/checkpoints" --gen_frm_dir "$ALL/results" --seed 1 \
-  --optimizer adam --weight_decay 0 --lr_schedule 2e-3:1200,5e-4:400 --sampling_changing_rate 0.001 --batch_size 4 \
-  --max_iterations 1600 --display_interval 50 --snapshot_interval 400 --test_interval 400 --test_max_clips 40
+  --optimizer adam --weight_decay 0 --lr_schedule 2e-3:600,5e-4:450,1e-4:150 --sampling_changing_rate 0.0015 --batch_size 4 \
+  --max_iterations 1200 --display_interval 50 --snapshot_interval 400 --test_interval 400 --test_max_clips 40
 
 say "testing on digits the network has not seen"
 "$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths "$DATA/test.npy" "${NETWORK[@]}" \
-  --batch_size 4 --pretrained_model "$ALL/checkpoints/1600" --gen_frm_dir "$ALL/results"
+  --batch_size 4 --pretrained_model "$ALL/checkpoints/1200" --gen_frm_dir "$ALL/results"
 "$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --zoom 3 --out "$ALL/results/forecast.png"
 
 say "done"
@@ -43,4 +43,4 @@ echo "the table above compares the network with repeating the last given frame (
 echo "forecasts to look at:  $ROOT/$ALL/results/forecast.png"
 echo "all pictures:          $ROOT/$ALL/results/test_result/1 ... 10"
 echo "curves:                $ROOT/$ALL/checkpoints/curves.png"
-echo "checkpoint:            $ROOT/$ALL/checkpoints/1600"
+echo "checkpoint:            $ROOT/$ALL/checkpoints/1200"
