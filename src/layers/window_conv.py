@@ -78,7 +78,7 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     if not on_cpu(weight):
         return k0.contiguous(), k1.contiguous()
     outputs, channels, kernel, _ = k0.shape
-    filters = _tensor(_toom_cook(kernel).filters, weight)
+    filters = _toom_cook(kernel, weight.dtype).filters
     k0, k1 = (
         paddle.matmul(filters, piece.reshape([-1, kernel]), transpose_y=True).reshape([-1, outputs, channels * kernel])
         for piece in (k0, k1)
@@ -139,8 +139,8 @@ class _Tiles:
         self.kernel = depth // self.channels
         self.results_in_tile = self.products + 1 - self.kernel  # m
         self.tiles = -(-self.columns // self.results_in_tile)
-        self.from_pixels = _tensor(_pixels_to_tiles(self.kernel, self.columns), x)  # B^T at each tile: (n, W, tiles)
-        self.to_results = _tensor(_toom_cook(self.kernel).results, x)  # A: (n, m)
+        self.from_pixels = _pixels_to_tiles(self.kernel, self.columns, x.dtype)  # B^T at each tile: (n, W, tiles)
+        self.to_results = _toom_cook(self.kernel, x.dtype).results  # A: (n, m)
 
     def of_pixels(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         """Each slice of the window, for the k rows under the filter: ``[B, n, C*k, H*tiles]``."""
@@ -202,13 +202,13 @@ def _sum_of_products(*pairs: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tens
 class _Filtering(NamedTuple):
     """The three matrices of y = A^T [(G g) . (B^T d)], for n = m+k-1 multiplications."""
 
-    results: np.ndarray  # A: (n, m)
-    filters: np.ndarray  # G: (n, k)
-    pixels: np.ndarray  # B^T: (n, n)
+    results: paddle.Tensor  # A: (n, m)
+    filters: paddle.Tensor  # G: (n, k)
+    pixels: paddle.Tensor  # B^T: (n, n)
 
 
-@functools.cache
-def _toom_cook(kernel: int) -> _Filtering:
+@functools.cache  # with dozens of small windows, to make the tensors anew is a tenth of a step
+def _toom_cook(kernel: int, dtype: paddle.dtype) -> _Filtering:
     """Minimal filtering with a filter of ``kernel`` numbers, from the Toom-Cook product of two polynomials.
 
     That evaluates both at n-1 points and infinity, multiplies, and interpolates (Lagrange); filtering is its transpose,
@@ -216,7 +216,8 @@ def _toom_cook(kernel: int) -> _Filtering:
     """
     results = TILE.get(kernel, 1)
     if results == 1:
-        return _Filtering(np.ones([kernel, 1]), np.eye(kernel), np.eye(kernel))
+        one_each = np.ones([kernel, 1]), np.eye(kernel), np.eye(kernel)
+        return _Filtering(*(_tensor(matrix, dtype) for matrix in one_each))
     points = np.array(POINTS[: results + kernel - 2])
     a, g, b = np.zeros([len(points) + 1, results]), np.zeros([len(points) + 1, kernel]), np.eye(len(points) + 1)
     for row, point in enumerate(points):
@@ -226,13 +227,13 @@ def _toom_cook(kernel: int) -> _Filtering:
         b[row, :-1] = np.poly(others)[::-1]
     a[-1, -1] = g[-1, -1] = 1.0  # at infinity only the highest power counts
     b[-1] = np.poly(points)[::-1]
-    return _Filtering(a, g, b)
+    return _Filtering(*(_tensor(matrix, dtype) for matrix in (a, g, b)))
 
 
 @functools.cache
-def _pixels_to_tiles(kernel: int, columns: int) -> np.ndarray:
+def _pixels_to_tiles(kernel: int, columns: int, dtype: paddle.dtype) -> paddle.Tensor:
     """B^T for every tile of a row ``[n, W, tiles]``, its pixels outside of the image left out: they are zero."""
-    b = _toom_cook(kernel).pixels
+    b = _toom_cook(kernel, dtype).pixels.numpy()
     number = len(b)
     results = number + 1 - kernel
     starts = range(-(kernel // 2), columns - kernel // 2, results)
@@ -240,8 +241,8 @@ def _pixels_to_tiles(kernel: int, columns: int) -> np.ndarray:
     for tile, start in enumerate(starts):
         inside = slice(max(start, 0), min(start + number, columns))
         matrix[:, inside, tile] = b[:, inside.start - start : inside.stop - start]
-    return matrix
+    return _tensor(matrix, dtype)
 
 
-def _tensor(matrix: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
-    return paddle.to_tensor(matrix, dtype=like.dtype, place=like.place)
+def _tensor(matrix: np.ndarray, dtype: paddle.dtype) -> paddle.Tensor:
+    return paddle.to_tensor(matrix, dtype=dtype, place=paddle.CPUPlace())
