@@ -27,6 +27,7 @@ def log_to(save_dir: str | None) -> None:
     """
     logger.setLevel(logging.DEBUG)  # the log file takes everything
     logger.propagate = False
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Paddle's root logger would print what it says of fonts
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
