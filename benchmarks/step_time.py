@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -103,12 +102,11 @@ def measure(
 ) -> dict:
     """Seconds of each step or forecast, and peak memory in GB, of one implementation in this process."""
     if who == "unset":  # the package without its __init__, which prepares the process
-        amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-        for name, value in (("MKL_DEBUG_CPU_TYPE", "5" if amd else None), ("MKL_NUM_THREADS", str(os.cpu_count()))):
-            if value:
-                os.environ.setdefault(name, value)
         sys.modules["src"] = types.ModuleType("src")
         sys.modules["src"].__path__ = [str(ROOT / "src")]
+        from src.utils.process_env import set_mkl_variables
+
+        set_mkl_variables()
     warnings.filterwarnings("ignore", message="No ccache found")
     import src  # noqa: F401  (before paddle)
 

@@ -309,8 +309,9 @@ class Config:
         Raises:
             UserError: names the flag.
         """
-        if self.img_channel not in ((1, 3) if self.dataset_name == "folder" or self.predict_video else (1,)):
-            expected = "1 (grey) or 3 (colour)" if self.dataset_name == "folder" else "1, its frames are grey"
+        may_have_colour = self.dataset_name == "folder" or self.predict_video
+        if self.img_channel not in ((1, 3) if may_have_colour else (1,)):
+            expected = "1 (grey) or 3 (colour)" if may_have_colour else "1, its frames are grey"
             raise UserError(
                 f"--img_channel {self.img_channel}: for --dataset_name {self.dataset_name} expected {expected}"
             )

@@ -12,12 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import paddle
 from PIL import Image, UnidentifiedImageError
 
-from src.data_provider.videos import VideoCache, count_frames
+from src.data_provider.videos import VideoCache, count_frames, resized
 from src.errors import LostFile, UserError
 
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
@@ -137,8 +136,7 @@ class ClipDataset(paddle.io.Dataset):
                 if _changed_since(self.listed, path):
                     raise LostFile(str(error)) from None
                 raise
-            resized = cv2.resize(picture, (self.img_width, self.img_width), interpolation=cv2.INTER_LINEAR)
-            frames[step] = resized.reshape(frames.shape[1:]) / np.float32(255)
+            frames[step] = resized(picture, self.img_width, self.channels) / np.float32(255)
         return frames
 
     def _read(self, recording: Recording, position: int, path: str) -> np.ndarray:

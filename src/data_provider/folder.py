@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from src.data_provider.clips import (
@@ -25,7 +24,7 @@ from src.data_provider.clips import (
     read_picture,
     recording_of_video,
 )
-from src.data_provider.videos import frames_of, is_video
+from src.data_provider.videos import frames_of, is_video, resized
 from src.errors import UserError
 
 FRAME_NAME = re.compile(rf".*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # the last number counts
@@ -149,8 +148,7 @@ def read_film(path: str, start: int, input_length: int, steps: int, img_width: i
             continue
         if start and number >= start + input_length + steps:
             break
-        resized = cv2.resize(picture, (img_width, img_width), interpolation=cv2.INTER_LINEAR)
-        kept.append((number, resized.reshape([img_width, img_width, channels]).astype(np.float32) / np.float32(255)))
+        kept.append((number, resized(picture, img_width, channels).astype(np.float32) / np.float32(255)))
     numbers = [number for number, _ in kept]
     run = next((at for at in range(1, len(numbers)) if numbers[at] != numbers[0] + at), len(numbers))
     if run < input_length or (start and numbers[0] != start):

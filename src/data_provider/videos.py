@@ -54,6 +54,12 @@ def _gif_frames(path: str, channels: int) -> Iterator[np.ndarray]:
         return
 
 
+def resized(picture: np.ndarray, img_width: int, channels: int) -> np.ndarray:
+    """A picture ``[H, W]`` or ``[H, W, C]`` as ``[img_width, img_width, C]``, bilinear, of the same dtype."""
+    square = cv2.resize(picture, (img_width, img_width), interpolation=cv2.INTER_LINEAR)
+    return square.reshape([img_width, img_width, channels])
+
+
 def count_frames(path: str) -> int:
     """The number of frames, from the container's header where it has it; 0 for what is no video."""
     if path.lower().endswith(GIF_SUFFIX):
@@ -103,8 +109,7 @@ class VideoCache:
         video = np.empty([frames, self.img_width, self.img_width, self.channels], np.uint8)
         found = 0
         for picture in frames_of(path, self.channels):
-            resized = cv2.resize(picture, (self.img_width, self.img_width), interpolation=cv2.INTER_LINEAR)
-            video[found] = resized.reshape(video.shape[1:])
+            video[found] = resized(picture, self.img_width, self.channels)
             found += 1
             if found == frames:
                 break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from src.data_provider.videos import frames_of
 from src.errors import WriteError
 from src.utils.files import replacing, write_whole
 from src.utils.metrics import BASELINE, PEAK, UNITS, to_uint8
@@ -307,23 +307,12 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
                 writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         finally:
             writer.release()
-        found = _count_frames(partial)
+        # A writer of OpenCV that fails says nothing; its file is then cut or empty.
+        found = sum(1 for _ in frames_of(partial))
         if found != len(frames):
             raise WriteError(
                 f"{path}: OpenCV wrote {found} of {len(frames)} frames; make room, or write a .gif in place of it"
             )
-
-
-def _count_frames(path: str) -> int:
-    """Frames that can be read. A writer of OpenCV that fails says nothing; its file is then cut or empty."""
-    if not os.path.getsize(path):
-        return 0
-    video = cv2.VideoCapture(path)
-    count = 0
-    while video.grab():
-        count += 1
-    video.release()
-    return count
 
 
 def _check_film(frames: Sequence[np.ndarray], frames_per_second: float) -> None:

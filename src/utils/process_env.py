@@ -23,14 +23,19 @@ KEEP_BLOCKS_UP_TO = 2**31 - 1  # bytes; the largest value mallopt's int argument
 
 def prepare_process() -> None:
     """Set the MKL variables and the allocator's thresholds, each only where the user has not."""
+    set_mkl_variables()
+    _keep_freed_memory()
+    # Paddle advises to install a compiler cache at every import; nothing here compiles.
+    warnings.filterwarnings("ignore", message="No ccache found")
+
+
+def set_mkl_variables() -> None:
+    """Set the MKL variables where the user has not."""
     # MKL's variable forces the AVX2 kernels. On Intel that would switch AVX-512 off, so it is for AMD only.
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("MKL_NUM_THREADS", str(usable_cores()))
-    _keep_freed_memory()
-    # Paddle advises to install a compiler cache at every import; nothing here compiles.
-    warnings.filterwarnings("ignore", message="No ccache found")
 
 
 def usable_cores() -> int:

@@ -6,11 +6,10 @@ import dataclasses
 import logging
 import os
 
-from src.config import NEWEST, Config
+from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config
 from src.errors import UserError
 from src.utils.checkpoint import (
     NAMES_SHOWN,
-    NETWORK_FLAGS,
     Checkpoint,
     DamagedCheckpoint,
     list_flags,
@@ -21,9 +20,7 @@ from src.utils.checkpoint import (
 )
 
 # Those that decide the clips, their order, and whether the optimizer's state fits: a run goes on with the same ones.
-RUN_FLAGS = (
-    *NETWORK_FLAGS, "dataset_name", "img_width", "input_length", "total_length", "batch_size", "seed", "optimizer",
-)  # fmt: skip
+RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", *FRAME_FLAGS, "batch_size", "seed", "optimizer")
 DAMAGED = "damaged"
 CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
 
