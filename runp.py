@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from src.config import Config
 from src.errors import UserError
 from src.utils.process_env import set_gpu_allocator
-from src.utils.signals import Stopped, StopRequest, handle_signals, raise_stopped
+from src.utils.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = Config.from_command_line(arguments)
         config.check_run()
+        stop_with_launcher()
         set_gpu_allocator(config.allow_gpu_growth)
         # Loads paddle, which takes seconds: after the flags are known to be right. A signal waits until it is loaded.
         with StopRequest() as stop:

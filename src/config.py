@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from src.errors import UserError
+from src.utils import ranks
 
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist", "folder")
@@ -231,7 +232,7 @@ class Config:
     weight_decay: float = _flag(
         5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0, maximum=FLOAT32_LIMIT
     )
-    batch_size: int = _flag(4, parse_int, "clips in a batch", minimum=1, maximum=65536)
+    batch_size: int = _flag(4, parse_int, "clips in a batch, of each process of a job", minimum=1, maximum=65536)
     max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1, maximum=10**9)
     display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
     test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
@@ -345,7 +346,7 @@ class Config:
 
     def _check_checkpoint(self, flag: str) -> None:
         directory = getattr(self, flag)
-        if directory and directory != NEWEST and not os.path.isdir(directory):
+        if directory and directory != NEWEST and not os.path.isdir(directory) and ranks.is_first():
             raise UserError(
                 f"--{flag} {directory}: there is no such directory; "
                 f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
@@ -440,6 +441,8 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
 
 def _check_writable(flag: str, directory: str) -> None:
     """Make the directory and write a file in it: permission bits alone do not tell (root, read-only mounts, quotas)."""
+    if not ranks.is_first():  # it writes nothing
+        return
     try:
         os.makedirs(directory, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

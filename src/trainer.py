@@ -22,8 +22,10 @@ from src.data_provider.datasets_factory import build_dataset, test_batches, trai
 from src.data_provider.folder import film_name, read_film
 from src.errors import LostFile, UserError, WriteError
 from src.models.model_factory import build_model
+from src.utils import parallel, ranks
 from src.utils.checkpoint import (
     BEST,
+    Checkpoint,
     checkpoints,
     is_better,
     load_weights,
@@ -80,30 +82,27 @@ def train(config: Config) -> None:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The
             checkpoints written before stay.
     """
-    if not config.resume:  # before the log is opened
-        _refuse_to_overwrite(config)
-    log_to(config.save_dir)
-    restore_best(config.save_dir)
-    start = find_checkpoint(config) if config.resume else None
-    if start is None:
-        _refuse_to_overwrite(config)
-    remove_partial(config.save_dir, start.path if start else "")
-    device = set_device(config.device)
+    device = set_device(parallel.own_device(config.device))
+    parallel.start(device)
+    start, own = parallel.first(lambda: _take_folder(config))
+    if not ranks.is_first():
+        log_to(None)
+    train_set, test_set = parallel.together(lambda: (build_dataset(config, "train"), build_dataset(config, "test")))
+    _check_same_data(config, train_data_paths=train_set, valid_data_paths=test_set)
     paddle.seed(config.seed)
-    train_set, test_set = build_dataset(config, "train"), build_dataset(config, "test")
     model = build_model(config)
     schedule = build_schedule(config)
     optimizer = build_optimizer(config, schedule, model.parameters())
     logger.info(
         "training on %s: %d clips, %d to test on, %d parameters, Paddle %s",
-        device, len(train_set), len(test_set), parameter_count(model), paddle.__version__,
+        _place(device), len(train_set), len(test_set), parameter_count(model), paddle.__version__,
     )  # fmt: skip
     run = _Run(config, model, optimizer, len(train_set))
     if start is not None:
         check_clips(start, len(train_set))
         restore(start, model, optimizer)
         run.finished = start.state["iteration"]
-        run.saved = run.finished if is_own(config, start) else 0
+        run.saved = run.finished if own else 0
         run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
         logger.info("going on from %s", start.path)
         clips = len(_spread(test_set, config.test_max_clips))
@@ -111,7 +110,8 @@ def train(config: Config) -> None:
             logger.warning("tests take %d clips now, %d before: the best starts anew", clips, run.best["clips"])
             run.best = None
     elif config.pretrained_model:
-        load_weights(model, config.pretrained_model, config)
+        parallel.first(lambda: load_weights(model, config.pretrained_model, config))
+    parallel.share_weights(model)
     if start is None and config.resume:
         logger.info("--resume: no checkpoint in %s yet; starting at iteration 1", config.save_dir)
     logger.debug("settings: %s", dataclasses.asdict(config))
@@ -129,10 +129,11 @@ def train(config: Config) -> None:
             for iteration in range(run.finished + 1, config.max_iterations + 1):
                 schedule.step(iteration - 1)
                 started = time.perf_counter()
-                frames = next(batches)
+                frames = parallel.together(lambda: next(batches))
                 read = time.perf_counter()
+                run.torn = config.reverse_input
                 loss = train_on_batch(config, iteration, model, optimizer, frames)
-                run.finished = iteration
+                run.torn, run.finished = False, iteration
                 ended = time.perf_counter()
                 lr, eta = optimizer.get_lr(), sampling_eta(config, iteration)
                 progress.step(iteration, loss.value, lr, eta, ended - started, read - started)
@@ -141,25 +142,59 @@ def train(config: Config) -> None:
 
                 if iteration % config.snapshot_interval == 0 or iteration == config.max_iterations:
                     run.try_to_save()
-                stop.check()
+                parallel.together(stop.check)
                 if iteration % config.test_interval == 0:
                     _test_in_training(run, test_set, records, stop)
             if run.saved < run.finished:  # the last one could not be written; the disk may have room again
                 run.save()
+        parallel.leave()
     except Diverged:  # nothing since the last checkpoint is worth keeping
+        parallel.leave()
         raise
     except (UserError, Stopped) as error:  # a broken file, a signal: keep what has been learnt
-        if run.finished > run.saved:
-            try:
+        try:
+            if run.finished > run.saved and not run.torn:
                 run.save()
-            except UserError as failure:
-                raise UserError(f"{error}; {failure}") from None
+        except UserError as failure:
+            raise UserError(f"{error}; {failure}") from None
+        finally:
+            parallel.leave()
         raise
     finally:
         batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
         progress.close()
         records.close()
     logger.info("done: %d iterations; the last checkpoint is %s", run.finished, _path(config, run.saved))
+
+
+def _take_folder(config: Config) -> tuple[Checkpoint | None, bool]:
+    """Make save_dir the run's own; return the checkpoint that --resume goes on from, and whether it lies there."""
+    if not config.resume:  # before the log is opened
+        _refuse_to_overwrite(config)
+    log_to(config.save_dir)
+    restore_best(config.save_dir)
+    start = find_checkpoint(config) if config.resume else None
+    if start is None:
+        _refuse_to_overwrite(config)
+    remove_partial(config.save_dir, start.path if start else "")
+    return start, start is not None and is_own(config, start)
+
+
+def _check_same_data(config: Config, **datasets: paddle.io.Dataset) -> None:
+    """Every rank reads the data sets itself, and has to see the same clips; they are given under their flags' names."""
+    for flag, dataset in datasets.items():
+        sizes = parallel.gathered(len(dataset))
+        other = next((rank for rank, size in enumerate(sizes) if size != sizes[0]), None)
+        if other is not None:
+            raise UserError(
+                f"--{flag} {getattr(config, flag)}: rank 0 finds {sizes[0]} clips there, rank {other} {sizes[other]}; "
+                "give every machine the same data under the same path"
+            )
+
+
+def _place(device: str) -> str:
+    count = ranks.rank_count()
+    return device if count == 1 else f"{count} processes ({device.partition(':')[0]})"
 
 
 class _Run:
@@ -172,14 +207,17 @@ class _Run:
         self.finished = self.saved = 0  # iterations
         self.best: dict[str, Any] | None = None  # figures of the best test so far
         self.tested = 0  # iteration of the last test
+        self.torn = False  # between the two steps of an iteration with --reverse_input
 
     @property
     def record(self) -> dict[str, Any]:
         """What state.json holds beside the iteration and the flags."""
-        return {"best": self.best, "tested": self.tested, "train_clips": self.train_clips}
+        return {
+            "best": self.best, "tested": self.tested, "train_clips": self.train_clips, "ranks": ranks.rank_count(),
+        }  # fmt: skip
 
     def save(self) -> None:
-        """Write a checkpoint of the last finished iteration and remove old ones.
+        """Write a checkpoint of the last finished iteration and remove old ones; of a job's ranks the first does it.
 
         Raises:
             Diverged: weights are not finite.
@@ -189,10 +227,11 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             if not bool(paddle.isfinite(parameter).all()):
                 raise Diverged(self.config, f"after iteration {self.finished} {name} is not finite")
-        path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record)
+        if ranks.is_first():
+            path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record)
+            logger.info("checkpoint: %s", path)
+            remove_old(self.config)
         self.saved = self.finished
-        logger.info("checkpoint: %s", path)
-        remove_old(self.config)
 
     def try_to_save(self) -> None:
         """Write a checkpoint; on a full or lost disk say so and leave it to the next time: hours are at stake."""
@@ -202,6 +241,8 @@ class _Run:
     def take_test(self, metrics: dict[str, Any]) -> None:
         """Keep the figures of a test of the present weights, and the weights themselves, if it is the best so far."""
         self.tested = self.finished
+        if not ranks.is_first():
+            return
         # "clips": figures of different test sets are not compared.
         latest = {"iteration": self.finished, "clips": metrics["sequences"]}
         latest |= {name: metrics["model"][name] for name in UNITS}
@@ -262,12 +303,16 @@ def test(config: Config) -> None:
         UserError: data or weights that cannot be used, a folder that cannot be written.
     """
     log_to(None)
-    device = set_device(config.device)
-    dataset = build_dataset(config, "test")
+    device = set_device(parallel.own_device(config.device))
+    parallel.start(device)
+    dataset = parallel.together(lambda: build_dataset(config, "test"))
+    _check_same_data(config, valid_data_paths=dataset)
     model = build_model(config)
-    state = load_weights(model, config.pretrained_model, config)
-    logger.info("testing %s on %s: %d clips", config.pretrained_model, device, len(dataset))
+    state = parallel.first(lambda: load_weights(model, config.pretrained_model, config))
+    parallel.share_weights(model)
+    logger.info("testing %s on %s: %d clips", config.pretrained_model, _place(device), len(dataset))
     evaluate(config, model, dataset, "test_result", state.get("iteration"))
+    parallel.leave()
 
 
 test.__test__ = False  # the name is no test's
@@ -302,10 +347,10 @@ def train_on_batch(
     for clip in clips:
         patches = reshape_patch(clip, config.patch_size)
         loss = prediction_loss(model(patches, flags), patches)
-        losses.append(float(loss))
+        loss.backward()
+        losses.append(parallel.averaged(float(loss), model.parameters()))
         if not math.isfinite(losses[-1]):
             raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
-        loss.backward()
         if iteration % config.display_interval == 0:
             norms.append(gradient_norm(model.parameters()))
         optimizer.step()
@@ -336,6 +381,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict every clip of the dataset once; print the table, write metrics.json and pictures.
 
+    The ranks of a job share the batches; the first one prints and writes.
+
     Args:
         config: settings of the run.
         model: network; left in training mode as it was.
@@ -353,48 +400,67 @@ def evaluate(
             finite, and, when testing, a file that cannot be written.
     """
     directory = os.path.join(config.gen_frm_dir, name)
-    with _written_or_told(config):
-        remove_pictures(directory)
+    if ranks.is_first():
+        with _written_or_told(config):
+            remove_pictures(directory)
     figures, baseline = Figures(), Figures()
     count = math.ceil(len(dataset) / config.batch_size)
     batches = test_batches(config, dataset)
-    bar = tqdm(batches, total=count, desc="test", unit="batch", leave=False, disable=None)
+    bar = tqdm(total=count, desc="test", unit="batch", leave=False, disable=None)
 
-    def take(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
+    def forecast() -> tuple[np.ndarray, np.ndarray] | None:
+        """Frames and predictions of this rank's next batch; None where there is none left."""
+        if stop is not None:
+            stop.check()
+        batch = next(batches, None)
+        return None if batch is None else (batch.numpy(), predict(config, model, batch))
+
+    def take(frames: np.ndarray, pred: np.ndarray) -> None:
         true = frames[:, config.input_length :]
         last_given = frames[:, config.input_length - 1 : config.input_length]
         figures.add(pred, true)
         baseline.add(np.broadcast_to(last_given, true.shape), true)
-        if number <= config.num_save_samples:
-            with _written_or_told(config):
-                given = frames[0, : config.input_length]
-                write_pictures(os.path.join(directory, str(number)), given, true[0], pred[0])
-            if records is not None:
-                records.forecast(iteration, number, true[0], pred[0])
+
+    def show(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
+        given, true = frames[: config.input_length], frames[config.input_length :]
+        with _written_or_told(config):
+            write_pictures(os.path.join(directory, str(number)), given, true, pred)
+        if records is not None:
+            records.forecast(iteration, number, true, pred)
 
     # The figures of a batch, 1 ms a frame of 128 x 128, while the next one is predicted.
     with contextlib.closing(batches), bar, ThreadPoolExecutor(max_workers=1) as figures_thread:
-        taken: Future | None = None
-        for number, batch in enumerate(bar, start=1):
-            if stop is not None:
-                stop.check()
-            pred = predict(config, model, batch)
-            if not np.isfinite(pred).all():
-                what = f"predictions of test batch {number} are not finite"
+        begun: list[Future] = []
+        for first in range(1, count + 1, ranks.rank_count()):  # of the batches that the ranks have now
+            mine = parallel.together(forecast)
+            finite = parallel.gathered(mine is None or bool(np.isfinite(mine[1]).all()))
+            if not all(finite):
+                what = f"predictions of test batch {first + finite.index(False)} are not finite"
                 if config.is_training:
                     raise Diverged(config, what)
                 raise UserError(
                     f"--pretrained_model {config.pretrained_model}: {what}; its training diverged: give an earlier one"
                 )
-            if taken is not None:
-                taken.result()  # its errors, and no more than two batches in memory
-            taken = figures_thread.submit(take, number, batch.numpy(), pred)
-        taken.result()
+            while begun:
+                begun.pop().result()  # its errors, and no more than two batches in memory
+            if mine is not None:
+                begun.append(figures_thread.submit(take, *mine))
+            if first <= config.num_save_samples:
+                samples = parallel.gathered(mine and (mine[0][0], mine[1][0]))
+                for number, sample in enumerate(samples[: config.num_save_samples - first + 1], start=first):
+                    if sample is not None and ranks.is_first():
+                        begun.append(figures_thread.submit(show, number, *sample))
+            bar.update(len(finite))
+        while begun:
+            begun.pop().result()
+    figures, baseline = Figures.of(parallel.gathered(figures)), Figures.of(parallel.gathered(baseline))
     checkpoint = None if config.is_training else config.pretrained_model
     metrics = {
         "iteration": iteration, "checkpoint": checkpoint, "dataset": config.valid_data_paths,
         "sequences": len(dataset), **_summary(config, figures, baseline),
     }  # fmt: skip
+    if not ranks.is_first():
+        return metrics
     with _written_or_told(config):
         write_metrics(directory, metrics)
     path = os.path.join(directory, METRICS_FILE)
@@ -425,8 +491,10 @@ def predict_video(config: Config) -> None:
     Raises:
         UserError: a film or weights that cannot be used, a folder that cannot be written.
     """
+    if not ranks.is_first():  # one film, one process
+        return
     log_to(None)
-    device = set_device(config.device)
+    device = set_device(parallel.own_device(config.device))
     steps = config.total_length - config.input_length
     try:
         film = read_film(

@@ -20,6 +20,7 @@ from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
+from src.utils import ranks
 from src.utils.signals import die_with_parent
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
@@ -53,6 +54,8 @@ def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
 def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Batches:
     """Batches ``[B, T, H, W, C]`` for the iterations first_iteration .. max_iterations, in shuffled order.
 
+    With several ranks each has its own part of every iteration's clips.
+
     A file that is lost during the run is told once, and another clip takes its place. A reading process that is killed
     is started again. Neither changes the order of the clips that follow.
 
@@ -65,13 +68,15 @@ def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: i
 def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
     """Every clip exactly once, in order; the last batch may be smaller.
 
+    With several ranks the batches are dealt out: the first to rank 0, the second to rank 1, and so on.
+
     Raises:
         UserError: a file cannot be read; LostFile where it could be at the start.
     """
     order = range(len(dataset))
     size = config.batch_size
     batches = [list(order[start : start + size]) for start in range(0, len(dataset), size)]
-    return _load(config, dataset, batches, tries=1)
+    return _load(config, dataset, batches[ranks.rank() :: ranks.rank_count()], tries=1)
 
 
 test_batches.__test__ = False  # the name is no test's
@@ -84,7 +89,8 @@ class _ShuffledBatches:
     """Indices of each iteration's batch: a function of the seed and the iteration, so a run can start anywhere.
 
     One shuffled epoch follows another and batches are cut from that stream: each has exactly batch_size clips and no
-    clip is left out, also where batch_size does not divide the set or is larger than it.
+    clip is left out, also where batch_size does not divide the set or is larger than it. With N ranks an iteration's
+    batch has N * batch_size clips, of which each rank has its part.
     """
 
     def __init__(self, config: Config, clips: int, first_iteration: int) -> None:
@@ -95,14 +101,15 @@ class _ShuffledBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
+        size = self.config.batch_size * ranks.rank_count()
         for iteration in range(self.first_iteration, self.config.max_iterations + 1):
             batch = []
-            for position in range((iteration - 1) * self.config.batch_size, iteration * self.config.batch_size):
+            for position in range((iteration - 1) * size, iteration * size):
                 if position // self.clips != epoch:
                     epoch = position // self.clips
                     order = np.random.default_rng([self.config.seed, STREAM, epoch]).permutation(self.clips)
                 batch.append(int(order[position % self.clips]))
-            yield batch
+            yield ranks.own_part(batch)
 
 
 class _WithNotes(paddle.io.Dataset):

@@ -89,7 +89,8 @@ def save_checkpoint(
         model: network; its state_dict is saved.
         optimizer: its state is saved where it has one (SGD has none).
         record: what else to keep in state.json: ``best``, the figures of the best test so far; ``tested``, the
-            iteration of the last one; ``train_clips``, the size of the training set.
+            iteration of the last one; ``train_clips``, the size of the training set; ``ranks``, the processes of
+            the job.
 
     Raises:
         WriteError: the disk is full, save_dir cannot be written, or the checkpoint is there; what is there stays.
@@ -424,7 +425,7 @@ def _is_state(state: Any) -> bool:
     best = state.get("best")
     if not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
         return False
-    if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips")):
+    if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips", "ranks")):
         return False
     return best is None or (
         isinstance(best, dict)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from src.config import Config
 from src.errors import UserError
+from src.utils import ranks
 
 LOG_FILE = "train.log"
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
@@ -22,6 +23,8 @@ logger = logging.getLogger("e3d_lstm")
 def log_to(save_dir: str | None) -> None:
     """Log to the terminal and, in a training, to train.log of save_dir, which stays locked: a save_dir has one run.
 
+    Of a job's ranks the first does so; the others print warnings alone, which the launcher keeps in workerlog.N.
+
     Raises:
         UserError: the file cannot be written, or another process trains there.
     """
@@ -31,8 +34,8 @@ def log_to(save_dir: str | None) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.addHandler(_Terminal(logging.INFO))
-    if save_dir is not None:
+    logger.addHandler(_Terminal(logging.INFO if ranks.is_first() else logging.WARNING))
+    if save_dir is not None and ranks.is_first():
         logger.addHandler(_LogFile(save_dir))
 
 
@@ -53,7 +56,7 @@ class Progress:
         self._on_bar(self.bar.update)
         if iteration % self.config.display_interval:
             return
-        speed = self.config.batch_size * self.config.total_length / seconds
+        speed = ranks.rank_count() * self.config.batch_size * self.config.total_length / seconds
         left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
         # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
         self._on_bar(self.bar.set_postfix_str, f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")

@@ -15,6 +15,8 @@ import os
 import sys
 import warnings
 
+from src.utils import ranks
+
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -30,12 +32,13 @@ def prepare_process() -> None:
 
 
 def set_mkl_variables() -> None:
-    """Set the MKL variables where the user has not."""
+    """Set the MKL variables where the user has not. The ranks on a machine share its cores."""
     # MKL's variable forces the AVX2 kernels. On Intel that would switch AVX-512 off, so it is for AMD only.
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ.setdefault("MKL_NUM_THREADS", str(usable_cores()))
+    # A 1 from the launcher is not the user's: Paddle sets it when it is imported.
+    if "OMP_NUM_THREADS" not in os.environ or (ranks.is_launched() and os.environ["OMP_NUM_THREADS"] == "1"):
+        os.environ.setdefault("MKL_NUM_THREADS", str(max(1, usable_cores() // ranks.local_count())))
 
 
 def usable_cores() -> int:

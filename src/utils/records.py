@@ -1,6 +1,7 @@
 """What a training leaves to look at: config.json, losses.csv, metrics.csv, curves.png and logs for VisualDL.
 
-None of them is needed to go on, so a record that cannot be written is told once and the training goes on.
+None of them is needed to go on, so a record that cannot be written is told once and the training goes on. Of a job's
+ranks the first one writes them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import paddle
 
 from src.config import Config
+from src.utils import ranks
 from src.utils.files import free_name, write_whole
 from src.utils.metrics import BASELINE, UNITS, to_uint8
 
@@ -65,7 +67,7 @@ class Records:
         self._attempt(LOSSES_FILE, self._append, self.losses, (iteration, *values))
         for name, value in zip(LOSSES[1:-1], values):
             self._scalar(f"train/{name}", value, iteration)
-        self._scalar("train/ips", self.config.batch_size / seconds, iteration)
+        self._scalar("train/ips", ranks.rank_count() * self.config.batch_size / seconds, iteration)
 
     def test(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Record the figures of a test (what its metrics.json holds) and draw the curves anew."""
@@ -104,6 +106,8 @@ class Records:
             self._attempt("--log_dir", self.visual_dl.add_scalar, tag, value, iteration)
 
     def _attempt(self, name: str, write: Callable[..., Any], *arguments: Any) -> Any:
+        if not ranks.is_first():
+            return None
         try:
             return write(*arguments)
         # ValueError: numbers in a file that someone has edited; ImportError: matplotlib or VisualDL is not installed.
@@ -118,6 +122,7 @@ class Records:
             "flags": dataclasses.asdict(self.config),
             "command": sys.argv,
             "device": device,
+            "ranks": ranks.rank_count(),
             "versions": {
                 "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
                 "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),

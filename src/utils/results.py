@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,14 @@ class Figures:
 
     def __init__(self) -> None:
         self.per_clip: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
+
+    @classmethod
+    def of(cls, parts: Sequence[Figures]) -> Figures:
+        """The figures of all the parts."""
+        whole = cls()
+        for name, values in whole.per_clip.items():
+            values.extend(value for part in parts for value in part.per_clip[name])
+        return whole
 
     def add(self, pred: np.ndarray, true: np.ndarray) -> None:
         """Take in a batch: frames ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it."""

@@ -8,6 +8,7 @@ import os
 
 from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config
 from src.errors import UserError
+from src.utils import ranks
 from src.utils.checkpoint import (
     NAMES_SHOWN,
     Checkpoint,
@@ -97,6 +98,9 @@ def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
     saved = checkpoint.state["config"]
     changed = [name for name in saved if name != "resume" and saved[name] != getattr(config, name)]
     differing = [name for name in RUN_FLAGS if name in changed]
+    if checkpoint.state.get("ranks", 1) > 1 or ranks.rank_count() > 1:
+        _check_batch(config, checkpoint)
+        differing = [name for name in differing if name != "batch_size"]
     if differing:
         there, here = list_flags(differing, saved), list_flags(differing, dataclasses.asdict(config))
         raise UserError(
@@ -105,6 +109,30 @@ def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
         )
     for name in changed:
         logger.info("changed since the checkpoint: --%s %s (was %s)", name, getattr(config, name), saved[name])
+
+
+def _check_batch(config: Config, checkpoint: Checkpoint) -> None:
+    """An iteration's clips are those of all ranks together: how many share them may change, their number may not."""
+    size, count = checkpoint.state["config"].get("batch_size", config.batch_size), checkpoint.state.get("ranks", 1)
+    now = ranks.rank_count()
+    clips = size * count
+    if clips == config.batch_size * now:
+        if count != now:
+            logger.warning(
+                "the run was made by %d processes and goes on with %d: an iteration has the same %d clips and the "
+                "schedules go on; figures may differ in their last digits", count, now, clips,
+            )  # fmt: skip
+        return
+    fits = f"give --batch_size {clips // now}" if clips % now == 0 else f"start as many processes as divide {clips}"
+    raise UserError(
+        f"--resume {checkpoint.path}: its run was made with --batch_size {size}{_processes(count)}, {clips} clips an "
+        f"iteration; this one has --batch_size {config.batch_size}{_processes(now)}; {fits} to go on with the same "
+        "clips (to start another run from its weights, give it as --pretrained_model)"
+    )
+
+
+def _processes(count: int) -> str:
+    return f" on each of {count} processes" if count > 1 else ""
 
 
 def _check_nothing_newer(config: Config, chosen: Checkpoint) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from src.config import Config
+from src.utils import ranks
 
 STREAM = 1  # keeps these draws apart from the data order's, which come from the same seed
 
@@ -20,9 +21,13 @@ def sampling_eta(config: Config, iteration: int) -> float:
 
 
 def sampling_flags(config: Config, iteration: int, batch: int) -> np.ndarray:
-    """real_input_flag of a training step: float32 ``[B, T-input_length-1, 1, 1, 1]``, 1 with probability eta each."""
+    """real_input_flag of a training step: float32 ``[B, T-input_length-1, 1, 1, 1]``, 1 with probability eta each.
+
+    With several ranks B is that of one, and each has its own draws: together those of one rank with all the clips.
+    """
     steps = config.total_length - config.input_length - 1
-    draws = np.random.default_rng([config.seed, STREAM, iteration]).random([batch, steps, 1, 1, 1])
+    size = [batch * ranks.rank_count(), steps, 1, 1, 1]
+    draws = ranks.own_part(np.random.default_rng([config.seed, STREAM, iteration]).random(size))
     return (draws < sampling_eta(config, iteration)).astype(np.float32)
 
 

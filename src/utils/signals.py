@@ -7,9 +7,12 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
+
+from src.utils import ranks
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -20,7 +23,18 @@ class Stopped(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
         self.status = 128 + number
+
+
+class Signal(NamedTuple):
+    """A signal and when it came, in seconds of time.monotonic()."""
+
+    number: int
+    time: float
+
+
+_first: Signal | None = None
 
 
 class StopRequest:
@@ -49,16 +63,33 @@ class StopRequest:
             raise KeyboardInterrupt  # asked twice: at once, whatever is half done is lost
         self.number = number
         # Not print: the signal may have come in the middle of one.
+        more = b"" if ranks.is_launched() else b"; once more stops at once"
         try:
-            os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
+            os.write(2, b"\nstopping at the next safe point" + more + b"\n")
         except OSError:  # the terminal is gone
             pass
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Handle the signals that stop a run; returns what handled them before. The SIGHUP that nohup ignores stays so."""
+    """Handle the signals that stop a run; returns what handled them before. The SIGHUP that nohup ignores stays so.
+
+    Of those that Paddle's launcher sends only the first counts: it sends three within half a second for one.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        global _first
+        if _first is not None and ranks.is_launched():
+            return
+        _first = _first or Signal(number, time.monotonic())
+        handler(number, frame)
+
     watched = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in watched}
+    return {number: signal.signal(number, handle) for number in watched}
+
+
+def first_signal() -> Signal | None:
+    """The first signal to stop that this process was sent, if there was one."""
+    return _first
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
@@ -70,6 +101,18 @@ def die_with_parent(parent: int) -> None:
     """Have this process killed when the one that started it, with the id ``parent``, ends in any way, kill -9 included
     (Linux only): a pool's or a DataLoader's processes would wait in their pipes for good."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _ask_for_signal(signal.SIGKILL)
         if os.getppid() != parent:  # it has ended already
             os._exit(1)
+
+
+def stop_with_launcher() -> None:
+    """Where Paddle's launcher has started this process, have it asked to stop when the launcher ends in any way (Linux
+    only): its processes have sessions of their own, so a lost connection or a kill -9 would leave them running."""
+    if ranks.is_launched() and sys.platform.startswith("linux"):
+        _ask_for_signal(signal.SIGTERM)
+
+
+def _ask_for_signal(number: int) -> None:
+    """From the system, when the parent ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
