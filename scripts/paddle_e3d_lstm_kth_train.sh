@@ -11,7 +11,9 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/scripts/arguments.sh"
 take_paths DATA SAVE_DIR PRETRAINED_MODEL -- "$@"
 
-exec "$(runtime_python)" "$ROOT/runp.py" \
+# E3D_LAUNCHER, of paddle_e3d_lstm_kth_train_multi_gpu.sh, is several words.
+# shellcheck disable=SC2086
+exec "$(runtime_python)" ${E3D_LAUNCHER:-} "$ROOT/runp.py" \
   --is_training True \
   --dataset_name action \
   --train_data_paths "${DATA:-/home/aistudio/data/kth}" \

@@ -263,3 +263,29 @@ def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, script):
     given = ("second", "third") if training else ("checkpoints", "second")
     assert flags("my data", "second", "third", "--batch_size", "2") == ("my data", *given, 2, "64,64,64,64")
     assert flags("--batch_size", "2", DATA="my data") == ("my data", *default, 2, "64,64,64,64")
+
+
+def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips_an_iteration(tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+
+    def launched(*arguments, **environment):
+        result = subprocess.run(
+            ["bash", ROOT / "scripts" / "paddle_e3d_lstm_kth_train_multi_gpu.sh", *arguments],
+            env={**os.environ, "PYTHON": str(stub), **environment}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        words = result.stdout.split("\n")[:-1]
+        program = words.index(str(ROOT / "runp.py"))
+        config = Config.from_command_line(words[program + 1 :])
+        return " ".join(words[:program]), config.batch_size, config.train_data_paths, config.save_dir
+
+    launch = "-m paddle.distributed.launch"
+    log, data, ck = "--log_dir logs/launch", "/home/aistudio/data/kth", "/home/aistudio/work/checkpoints/_kth_e3d_lstm"
+    assert launched() == (f"{launch} --gpus 0,1,2,3 {log}", 1, data, ck)
+    assert launched("my data", "second", GPUS="1,3") == (f"{launch} --gpus 1,3 {log}", 2, "my data", "second")
+    assert launched("--batch_size", "3", PROCESSES="2") == (f"{launch} --nproc_per_node 2 {log}", 3, data, ck)
+    machines = launched(GPUS="0,1,2,3,4,5,6,7", LAUNCH="--master 10.0.0.1:6170 --nnodes 2 --rank 1", LAUNCH_LOG="there")
+    assert machines[0] == (
+        f"{launch} --gpus 0,1,2,3,4,5,6,7 --log_dir there --master 10.0.0.1:6170 --nnodes 2 --rank 1"
+    ) and machines[1] == 1

@@ -335,7 +335,9 @@ def of_rank(monkeypatch, rank, count=RANKS):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_parts_of_the_ranks_are_the_batch_of_one(kth_sample, tmp_path, monkeypatch, count):
-    config = settings_for(kth_sample, tmp_path, batch_size=2, max_iterations=5, total_length=8, sampling_start_value=0.5)
+    config = settings_for(
+        kth_sample, tmp_path, batch_size=2, max_iterations=5, total_length=8, sampling_start_value=0.5
+    )
     alone = dataclasses.replace(config, batch_size=2 * count)
     dataset = build_dataset(config, "train")
     whole = [batch.numpy() for batch in train_batches(alone, dataset)]
