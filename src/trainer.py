@@ -28,6 +28,7 @@ from src.utils.checkpoint import (
     Checkpoint,
     checkpoints,
     is_better,
+    list_flags,
     load_weights,
     numbered,
     record_test,
@@ -58,6 +59,11 @@ from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_
 from src.utils.signals import Stopped, StopRequest
 
 LOSS_SCALE = 128  # the scale that the learning rates of the README were tuned with
+# Flags that the machines of a job may be given differently.
+MACHINE_FLAGS = (
+    "train_data_paths", "valid_data_paths", "save_dir", "gen_frm_dir", "log_dir", "device", "allow_gpu_growth",
+    "num_workers", "video_cache_mb",
+)  # fmt: skip
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -84,6 +90,7 @@ def train(config: Config) -> None:
     """
     device = set_device(parallel.own_device(config.device))
     parallel.start(device)
+    _check_same_flags(config)
     start, own = parallel.first(lambda: _take_folder(config))
     if not ranks.is_first():
         log_to(None)
@@ -178,6 +185,19 @@ def _take_folder(config: Config) -> tuple[Checkpoint | None, bool]:
         _refuse_to_overwrite(config)
     remove_partial(config.save_dir, start.path if start else "")
     return start, start is not None and is_own(config, start)
+
+
+def _check_same_flags(config: Config) -> None:
+    """Ranks with other flags would wait for one another for good; paths and what a machine can do may differ."""
+    mine = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_FLAGS}
+    flags = parallel.gathered(mine)
+    other = next((rank for rank, theirs in enumerate(flags) if theirs != flags[0]), None)
+    if other is not None:
+        differing = [name for name in mine if flags[0][name] != flags[other][name]]
+        raise UserError(
+            f"rank 0 has {list_flags(differing, flags[0])}, rank {other} has {list_flags(differing, flags[other])}; "
+            "give every machine the same flags"
+        )
 
 
 def _check_same_data(config: Config, **datasets: paddle.io.Dataset) -> None:
@@ -305,6 +325,7 @@ def test(config: Config) -> None:
     log_to(None)
     device = set_device(parallel.own_device(config.device))
     parallel.start(device)
+    _check_same_flags(config)
     dataset = parallel.together(lambda: build_dataset(config, "test"))
     _check_same_data(config, valid_data_paths=dataset)
     model = build_model(config)

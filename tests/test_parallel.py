@@ -246,7 +246,7 @@ import numpy as np, paddle
 from src.config import Config
 from src.errors import LostFile, UserError
 from src.models.model_factory import build_model
-from src.trainer import prediction_loss
+from src.trainer import _check_same_data, _check_same_flags, prediction_loss
 from src.utils import parallel, ranks
 from src.utils.signals import Stopped
 
@@ -270,13 +270,13 @@ def fail(*errors):
 print("result", attempt(lambda: parallel.first(lambda: {"made on": rank, "array": np.arange(3)})))
 print("result", attempt(lambda: parallel.first(fail(UserError("--flag x: is wrong"), None))))
 print("result", attempt(lambda: parallel.gathered({"rank": rank})))
-if rank:
-    print("own", attempt(lambda: parallel.together(fail(None, None))))
-else:
-    print("own", attempt(lambda: parallel.together(fail(None, None))))
+print("own", attempt(lambda: parallel.together(fail(None, None))))
 print("result", attempt(lambda: parallel.together(fail(None, LostFile("image.jpg: has gone")))))
 print("result", attempt(lambda: parallel.together(fail(LostFile("a"), UserError("b")))))
 print("result", attempt(lambda: parallel.together(fail(Stopped(15), None))))
+print("result", attempt(lambda: _check_same_flags(Config(seed=rank, save_dir=str(rank)))))
+print("result", attempt(lambda: _check_same_flags(Config(seed=1, save_dir=str(rank)))))
+print("result", attempt(lambda: _check_same_data(Config(valid_data_paths="data"), valid_data_paths="x" * (rank + 3))))
 
 for recompute in (False, True):  # gradients of two clips of this rank, against those of all four here
     paddle.seed(1)
@@ -315,13 +315,16 @@ def test_what_one_rank_finds_ends_all_of_them_and_gradients_are_averaged(tmp_pat
     logs = [log_of(tmp_path, "logs", rank).splitlines() for rank in range(RANKS)]
     results = [[line[len("result ") :] for line in log if line.startswith("result ")] for log in logs]
     assert results[0] == results[1] and results[0][-1] == "done"
-    made, wrong, gathered, gone, worse, stopped, *_ = results[0]
+    made, wrong, gathered, gone, worse, stopped, flags, same, data, *_ = results[0]
     assert made == "{'made on': 0, 'array': array([0, 1, 2])}"
     assert wrong == "UserError: --flag x: is wrong"
     assert gathered == "[{'rank': 0}, {'rank': 1}]"
     assert gone == "LostFile: image.jpg: has gone (on rank 1)"
     assert worse == "UserError: b (on rank 1)"  # a lost file may not end a run, this does
     assert stopped == "Stopped: stopped by SIGTERM"
+    assert flags == "UserError: rank 0 has --seed 0, rank 1 has --seed 1; give every machine the same flags"
+    assert same == "None"
+    assert data.startswith("UserError: --valid_data_paths data: rank 0 finds 3 clips there, rank 1 4;")
     assert [line for log in logs for line in log if line.startswith("own ")] == ["own 0", "own 1"]
 
 
@@ -372,12 +375,15 @@ def test_every_clip_is_tested_by_one_rank(kth_sample, tmp_path, monkeypatch, cli
 def test_a_rank_has_the_card_that_the_launcher_gave_it(monkeypatch):
     assert parallel.own_device("gpu:1") == "gpu:1" and parallel.own_device("auto") == "auto"
     of_rank(monkeypatch, 1)
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
     assert parallel.own_device("auto") == "cpu" and parallel.own_device("cpu") == "cpu"
     with pytest.raises(UserError, match="--device gpu:1: is one card for 2 processes.*--gpus 0,1 runp.py"):
         parallel.own_device("gpu:1")
     monkeypatch.setenv("FLAGS_selected_gpus", "3")
     assert parallel.own_device("auto") == parallel.own_device("gpu") == "gpu:3"
     assert parallel.own_device("cpu") == "cpu"
+    of_rank(monkeypatch, 0, count=1)  # a launcher with one card
+    assert parallel.own_device("auto") == "gpu:3" and parallel.own_device("gpu:1") == "gpu:1"
 
 
 def test_ranks_share_the_cores_and_the_user_has_the_last_word():

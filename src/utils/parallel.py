@@ -47,14 +47,14 @@ class LostRank(UserError):
 
 
 def own_device(device: str) -> str:
-    """--device for this rank: with several of them, the card that the launcher has given it, or cpu.
+    """--device for this rank: the card that the launcher has given it, or cpu where it has given none.
 
     Raises:
-        UserError: the flag names one card for all.
+        UserError: the flag names one card for several ranks.
     """
-    if ranks.rank_count() == 1:
-        return device
     kind, _, number = device.partition(":")
+    if not ranks.is_launched() or (number and ranks.rank_count() == 1):
+        return device
     if number:
         raise UserError(
             f"--device {device}: is one card for {ranks.rank_count()} processes; choose the cards by the launcher's "
