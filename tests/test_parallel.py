@@ -72,14 +72,15 @@ def log_of(tmp_path, name, rank):
     return (tmp_path / name / f"workerlog.{rank}").read_text()
 
 
-def wait_for(tmp_path, name, text, rank=0):
+def wait_for(job, tmp_path, name, text):
+    """Wait until rank 0 of a job has said so."""
+    path = tmp_path / name / "workerlog.0"
     until = time.monotonic() + TIME_LIMIT
-    while time.monotonic() < until:
-        path = tmp_path / name / f"workerlog.{rank}"
+    while time.monotonic() < until and job.poll() is None:
         if path.exists() and text in path.read_text():
             return
         time.sleep(0.05)
-    raise AssertionError(f"no {text!r} in {path}")
+    raise AssertionError(f"no {text!r} in {path.read_text()}")
 
 
 def rows_of(config, name):
@@ -127,7 +128,7 @@ def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactl
 
     stopped = folders(kth_sample, tmp_path, "stopped", num_workers=2, resume="newest")
     launcher = start(stopped, "first_start")
-    wait_for(tmp_path, "first_start", "iteration 2/12")
+    wait_for(launcher, tmp_path, "first_start", "iteration 2/12")
     launcher.send_signal(signal.SIGTERM)
     end_of(launcher, signal.SIGTERM)  # the launcher's own way to say so
     (iteration,) = checkpoints(stopped.save_dir)
@@ -195,7 +196,7 @@ def flat(figures):
 def test_the_death_of_a_rank_ends_the_job_with_its_reason_and_a_checkpoint(kth_sample, tmp_path, start):
     config = folders(kth_sample, tmp_path, "run", max_iterations=10**6, snapshot_interval=10**6, test_interval=10**6)
     launcher = start(config, "logs")
-    wait_for(tmp_path, "logs", "iteration 3/")
+    wait_for(launcher, tmp_path, "logs", "iteration 3/")
     (victim,) = (process for process in processes_of(tmp_path / "logs") if process.rank == "1")
     os.kill(victim.number, signal.SIGKILL)
     output, _ = launcher.communicate(timeout=TIME_LIMIT)
