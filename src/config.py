@@ -127,9 +127,9 @@ def lr_stages(schedule: str) -> list[tuple[float, int]]:
 
 
 def parse_device(value: Any) -> str:
-    """auto, cpu, gpu or gpu:N."""
-    if not re.fullmatch(r"auto|cpu|gpu(:[0-9]+)?", str(value)):
-        raise ValueError("expected auto, cpu, gpu or gpu:N (N counts from 0)")
+    """auto, cpu, or gpu, xpu or npu with or without :N."""
+    if not re.fullmatch(r"auto|cpu|(gpu|xpu|npu)(:[0-9]+)?", str(value)):
+        raise ValueError("expected auto, cpu, gpu, xpu, npu, or one of the last three with :N (N counts from 0)")
     return str(value)
 
 
@@ -245,7 +245,10 @@ class Config:
     )
     log_dir: str = _flag("", parse_text, "where curves and forecasts for VisualDL go; empty: not written")
 
-    device: str = _flag("auto", parse_device, "auto (GPU if Paddle sees one, else CPU), cpu, gpu or gpu:N")
+    device: str = _flag(
+        "auto", parse_device,
+        "auto (the first GPU, XPU or NPU that Paddle sees, else the CPU), cpu, gpu, xpu or npu, also gpu:N ...",
+    )  # fmt: skip
     allow_gpu_growth: bool = _flag(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
     )

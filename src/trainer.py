@@ -39,6 +39,7 @@ from src.utils.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from src.utils.device import set_device
 from src.utils.log import Progress, log_to
 from src.utils.metrics import BASELINE, UNITS
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
@@ -586,25 +587,6 @@ def predict(config: Config, model: nn.Layer, frames: paddle.Tensor) -> np.ndarra
     if training:
         model.train()
     return forecast.numpy()
-
-
-def set_device(device: str) -> str:
-    """Make Paddle use the device of --device and return its name.
-
-    Raises:
-        UserError: a GPU is asked for that Paddle does not see.
-    """
-    gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
-    if device == "auto":
-        device = "gpu" if gpus else "cpu"
-    if device.startswith("gpu"):
-        index = int(device[4:] or 0)
-        if index >= gpus:
-            build = f"sees {gpus} GPUs" if paddle.device.is_compiled_with_cuda() else "is the build for CPUs"
-            raise UserError(f"--device {device}: this Paddle ({paddle.__version__}) {build}; give cpu or auto")
-        device = f"gpu:{index}"
-    paddle.set_device(device)
-    return device
 
 
 def parameter_count(model: nn.Layer) -> int:

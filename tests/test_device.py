@@ -1,0 +1,87 @@
+"""--device: what Paddle sees, and what is said where it does not see it; --allow_gpu_growth."""
+
+import os
+import subprocess
+import sys
+
+import paddle
+import pytest
+
+from src.errors import UserError
+from src.utils import device
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Have Paddle see accelerators that are not there; returns the devices that were set."""
+
+    def see(gpus=0, xpus=0, npus=()):
+        monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: gpus > 0)
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(paddle.device, "is_compiled_with_xpu", lambda: xpus > 0)
+        monkeypatch.setattr(paddle.static, "xpu_places", lambda: [None] * xpus)
+        monkeypatch.setattr(paddle.device, "get_all_custom_device_type", lambda: ["npu"] if npus else [])
+        monkeypatch.setattr(paddle.device, "get_available_custom_device", lambda: list(npus))
+        chosen = []
+        monkeypatch.setattr(paddle, "set_device", chosen.append)
+        return chosen
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "expected"),
+    [
+        ({}, "auto", "cpu"),
+        ({"gpus": 2}, "auto", "gpu:0"),
+        ({"gpus": 2}, "gpu", "gpu:0"),
+        ({"gpus": 2}, "gpu:1", "gpu:1"),
+        ({"gpus": 2}, "cpu", "cpu"),
+        ({"xpus": 2}, "auto", "xpu:0"),
+        ({"xpus": 2}, "xpu:1", "xpu:1"),
+        ({"npus": ["npu"]}, "auto", "npu:0"),
+        ({"npus": ["npu:0", "npu:1"]}, "npu:1", "npu:1"),
+        ({"gpus": 1, "npus": ["npu:0"]}, "auto", "gpu:0"),
+    ],
+)
+def test_the_device_asked_for_is_taken_and_auto_takes_an_accelerator(machine, seen, asked, expected):
+    chosen = machine(**seen)
+    assert device.set_device(asked) == expected and chosen == [expected]
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "sees"),
+    [
+        ({}, "gpu", "cpu"),
+        ({}, "npu:0", "cpu"),
+        ({"gpus": 2}, "gpu:2", "cpu, gpu:0, gpu:1"),
+        ({"gpus": 1}, "xpu", "cpu, gpu:0"),
+        ({"npus": ["npu"]}, "npu:1", "cpu, npu:0"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen, asked, sees):
+    chosen = machine(**seen)
+    with pytest.raises(UserError) as error:
+        device.set_device(asked)
+    assert str(error.value).startswith(f"--device {asked}: this Paddle ({paddle.__version__}) sees {sees}; give one of")
+    assert chosen == [] and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("grow", "own", "expected"),
+    [
+        (True, {}, "auto_growth"),
+        (False, {}, "naive_best_fit"),
+        (False, {"FLAGS_allocator_strategy": "auto_growth"}, "auto_growth"),
+        (True, {"FLAGS_allocator_strategy": "naive_best_fit"}, "naive_best_fit"),
+    ],
+)
+def test_paddle_gets_the_allocator_of_the_flag_unless_the_user_has_set_one(grow, own, expected):
+    """That it then takes nearly the whole card is Paddle's default: FLAGS_fraction_of_gpu_memory_to_use is 0.92."""
+    names = ["FLAGS_allocator_strategy", "FLAGS_fraction_of_gpu_memory_to_use"]
+    code = f"from src.utils.process_env import set_gpu_allocator\nset_gpu_allocator({grow})\nimport paddle\n"
+    code += f"print(*paddle.get_flags({names}).values())"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGS_")}
+    result = subprocess.run([sys.executable, "-c", code], env={**environment, **own}, capture_output=True, text=True)
+    strategy, fraction = result.stdout.split()[-2:]
+    assert strategy == expected and float(fraction) == pytest.approx(0.92)
