@@ -11,6 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from src.layers.precision import Conv3D
 from src.layers.recall import History, recall
 from src.layers.window_conv import WindowConv, window_conv, window_pieces
 
@@ -90,7 +91,7 @@ class EideticLSTMCell(nn.Layer):
         self.norm_c = _norm(n, True, norm_epsilon)
         self.conv_co = WindowConv(n, n, k)
         self.conv_mo = WindowConv(n, n, k)
-        self.conv_cm = nn.Conv3D(2 * n, n, kernel_size=1, weight_attr=nn.initializer.XavierUniform())  # W_1x1x1
+        self.conv_cm = Conv3D(2 * n, n, kernel_size=1)  # W_1x1x1
 
     def pieces(self) -> dict[str, paddle.Tensor]:
         """The kernels as the convolutions want them; the same for all the steps of a forward pass."""

@@ -1,9 +1,9 @@
 """3-D convolutions over a window of two frames, as 2-D convolutions that do not multiply the padding.
 
-On a GPU they are the library's conv2d. On a CPU, where a step spends most of its time in them, they are matrix products
-after Winograd's minimal filtering along the rows of the image (S. Winograd, "Arithmetic Complexity of Computations",
-1980; A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016): m neighbouring results y of
-a filter g of k numbers over m+k-1 pixels d are
+On a GPU, and in half precision, they are the library's conv2d. On a CPU, where a step spends most of its time in them,
+they are matrix products after Winograd's minimal filtering along the rows of the image (S. Winograd, "Arithmetic
+Complexity of Computations", 1980; A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
+2016): m neighbouring results y of a filter g of k numbers over m+k-1 pixels d are
 
     y = A^T [(G g) . (B^T d)]
 
@@ -24,6 +24,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 from src.layers.place import on_cpu
+from src.layers.precision import convolve, precision_in_force
 
 WINDOW = 2  # frames in a window: the depth of every 3-D convolution here
 
@@ -70,12 +71,12 @@ class WindowConv(nn.Conv3D):
 
 
 def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a GPU (and in
-    a static graph) ``[O, C, k, k]`` each, on a CPU ``[m+k-1, O, C*k]``, G g of each of their rows."""
+    """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a CPU in
+    float32 ``[m+k-1, O, C*k]``, G g of each of their rows; else ``[O, C, k, k]`` each."""
     k0, k1 = paddle.unbind(weight, axis=2)
     if not paddle.in_dynamic_mode():  # a graph knows no strides
         return k0, k1
-    if not on_cpu(weight):
+    if not _by_filtering(weight):
         return k0.contiguous(), k1.contiguous()
     outputs, channels, kernel, _ = k0.shape
     filters = _toom_cook(kernel, weight.dtype).filters
@@ -89,13 +90,19 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
 def window_conv(x: paddle.Tensor, pieces: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
     """The window ``[B, C, 2, H, W]`` convolved with the pieces of a weight -> ``[B, O, 2, H, W]``."""
     k0, k1 = pieces
-    if on_cpu(x):
+    if _by_filtering(x):
         return _WinogradWindowConv.apply(x, k0, k1)
     first, second = paddle.unbind(x, axis=2)
     padding = k0.shape[-1] // 2
-    by_k0 = F.conv2d(paddle.concat([first, second]), k0, padding=padding)
+    by_k0 = convolve(F.conv2d, paddle.concat([first, second]), k0, padding=padding)
     first_by_k0, second_by_k0 = paddle.split(by_k0, 2)
-    return paddle.stack([first_by_k0 + F.conv2d(second, k1, padding=padding), second_by_k0], axis=2)
+    second_by_k1 = convolve(F.conv2d, second, k1, padding=padding)
+    return paddle.stack([first_by_k0 + second_by_k1, second_by_k0], axis=2)
+
+
+def _by_filtering(x: paddle.Tensor) -> bool:
+    # In half precision a CPU follows the GPU, whose roundings it is there to show.
+    return on_cpu(x) and precision_in_force() == "fp32"
 
 
 class _WinogradWindowConv(PyLayer):

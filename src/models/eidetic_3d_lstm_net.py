@@ -9,6 +9,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.utils import flatten, pack_sequence_as
 
+from src.layers.precision import Conv3D, autocast, precision_in_force
 from src.layers.recall import History
 from src.layers.rnn_cell import EideticLSTMCell
 from src.layers.window_conv import WINDOW
@@ -62,12 +63,8 @@ class E3DLSTM(nn.Layer):
             EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
             for inputs, hidden in zip(in_channels, hidden_sizes)
         )
-        self.decoder = nn.Conv3D(
-            hidden_sizes[-1],
-            patch_channels,
-            kernel_size=(WINDOW, 1, 1),
-            stride=(WINDOW, 1, 1),
-            weight_attr=nn.initializer.XavierUniform(),
+        self.decoder = Conv3D(
+            hidden_sizes[-1], patch_channels, kernel_size=(WINDOW, 1, 1), stride=(WINDOW, 1, 1)
         )
 
     def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
@@ -134,11 +131,13 @@ class E3DLSTM(nn.Layer):
         """The same, computed again in the backward pass. Paddle's recompute wants all its tensors in a flat row."""
         blocks = [layer_history.blocks for layer_history in history]
         structure = [blocks, *arguments]
+        precision = precision_in_force()  # the backward pass runs outside of autocast
 
         def step(*tensors: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
             blocks, *arguments = pack_sequence_as(structure, tensors)
             same = [before.with_blocks(own) for before, own in zip(history, blocks)]
-            return tuple(flatten(self.step(same, *arguments)))
+            with autocast(precision):
+                return tuple(flatten(self.step(same, *arguments)))
 
         layers = len(self.cells)
         prediction, memory, *states = recompute(step, *flatten(structure))
