@@ -25,6 +25,7 @@ from src.utils import ranks
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist", "folder")
 OPTIMIZERS = ("sgd", "adam")
+PRECISIONS = ("fp32", "fp16", "bf16")
 FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
 NEWEST = "newest"  # --resume without a directory
 # Learning rates by name: rate:iterations of each stage. The schedule this port was tuned with for KTH.
@@ -248,6 +249,11 @@ class Config:
     device: str = _flag(
         "auto", parse_device,
         "auto (the first GPU, XPU or NPU that Paddle sees, else the CPU), cpu, gpu, xpu or npu, also gpu:N ...",
+    )  # fmt: skip
+    precision: str = _flag(
+        "fp32", parse_text,
+        "of the convolutions: fp32, fp16 (with a dynamic loss scale) or bf16; emulated on a CPU, which takes more time",
+        choices=PRECISIONS,
     )  # fmt: skip
     allow_gpu_growth: bool = _flag(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"

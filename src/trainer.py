@@ -21,6 +21,7 @@ from src.config import Config, lr_stages
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
 from src.data_provider.folder import film_name, read_film
 from src.errors import LostFile, UserError, WriteError
+from src.layers.precision import autocast, check_precision
 from src.models.model_factory import build_model
 from src.utils import parallel, ranks
 from src.utils.checkpoint import (
@@ -41,6 +42,7 @@ from src.utils.checkpoint import (
 )
 from src.utils.device import set_device
 from src.utils.log import Progress, log_to
+from src.utils.loss_scale import LossScale
 from src.utils.metrics import BASELINE, UNITS
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from src.utils.pictures import FRAMES_PER_SECOND, PER_FRAME_FILE, VIDEO_FILE, animation, draw_per_frame, write_mp4
@@ -95,6 +97,7 @@ def train(config: Config) -> None:
     start, own = parallel.first(lambda: _take_folder(config))
     if not ranks.is_first():
         log_to(None)
+    check_precision(config.precision)
     train_set, test_set = parallel.together(lambda: (build_dataset(config, "train"), build_dataset(config, "test")))
     _check_same_data(config, train_data_paths=train_set, valid_data_paths=test_set)
     paddle.seed(config.seed)
@@ -112,6 +115,8 @@ def train(config: Config) -> None:
         run.finished = start.state["iteration"]
         run.saved = run.finished if own else 0
         run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
+        if run.loss_scale and start.state.get("loss_scale"):  # none in a checkpoint of another precision
+            run.loss_scale = LossScale(**start.state["loss_scale"])
         logger.info("going on from %s", start.path)
         clips = len(_spread(test_set, config.test_max_clips))
         if run.best and run.best.get("clips") not in (None, clips):
@@ -140,7 +145,7 @@ def train(config: Config) -> None:
                 frames = parallel.together(lambda: next(batches))
                 read = time.perf_counter()
                 run.torn = config.reverse_input
-                loss = train_on_batch(config, iteration, model, optimizer, frames)
+                loss = train_on_batch(config, iteration, model, optimizer, frames, run.loss_scale)
                 run.torn, run.finished = False, iteration
                 ended = time.perf_counter()
                 lr, eta = optimizer.get_lr(), sampling_eta(config, iteration)
@@ -229,12 +234,14 @@ class _Run:
         self.best: dict[str, Any] | None = None  # figures of the best test so far
         self.tested = 0  # iteration of the last test
         self.torn = False  # between the two steps of an iteration with --reverse_input
+        self.loss_scale = LossScale() if config.precision == "fp16" else None
 
     @property
     def record(self) -> dict[str, Any]:
         """What state.json holds beside the iteration and the flags."""
         return {
             "best": self.best, "tested": self.tested, "train_clips": self.train_clips, "ranks": ranks.rank_count(),
+            "loss_scale": dataclasses.asdict(self.loss_scale) if self.loss_scale else None,
         }  # fmt: skip
 
     def save(self) -> None:
@@ -326,6 +333,7 @@ def test(config: Config) -> None:
     log_to(None)
     device = set_device(parallel.own_device(config.device))
     parallel.start(device)
+    check_precision(config.precision)
     _check_same_flags(config)
     dataset = parallel.together(lambda: build_dataset(config, "test"))
     _check_same_data(config, valid_data_paths=dataset)
@@ -344,40 +352,87 @@ class Loss(NamedTuple):
     """Of one iteration, before its step; with --reverse_input the means of the two steps."""
 
     value: float
-    gradient_norm: float | None  # before --grad_clip; only where it is logged, every --display_interval
+    # Before --grad_clip; only where it is logged, every --display_interval, and not of a step that was skipped.
+    gradient_norm: float | None
 
 
 def train_on_batch(
-    config: Config, iteration: int, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, frames: paddle.Tensor
+    config: Config,
+    iteration: int,
+    model: nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    frames: paddle.Tensor,
+    loss_scale: LossScale | None = None,
 ) -> Loss:
     """One iteration: a step on the clips, and with --reverse_input a second one on the clips played backwards.
+
+    With a loss scale a step whose gradients are not finite is skipped and told.
 
     Args:
         config: settings of the run.
         iteration: counted from 1; decides the scheduled sampling.
         model, optimizer: changed in place.
         frames: ``[B, T, H, W, C]`` in [0, 1].
+        loss_scale: of a training in float16, changed in place.
 
     Raises:
-        UserError: the loss is not finite; the step is not taken.
+        UserError: the loss is not finite, in float16 that which float32 gives; the step is not taken. Or steps go on
+            being skipped with the smallest loss scale.
     """
     model.train()
     flags = sampling_flags(config, iteration, frames.shape[0])
     flags = paddle.to_tensor(flags) if flags.size else None
     clips = [frames, frames.flip(axis=1)] if config.reverse_input else [frames]
+    parameters = model.parameters()
     losses, norms = [], []
     for clip in clips:
         patches = reshape_patch(clip, config.patch_size)
-        loss = prediction_loss(model(patches, flags), patches)
-        loss.backward()
-        losses.append(parallel.averaged(float(loss), model.parameters()))
+        loss = _loss(config.precision, model, patches, flags)
+        if loss_scale:
+            loss_scale.backward(loss, parameters)
+        else:
+            loss.backward()
+        losses.append(parallel.averaged(float(loss), parameters))
+        if loss_scale and not math.isfinite(losses[-1]):  # a convolution may have left the range of float16
+            with paddle.no_grad():
+                losses[-1] = parallel.mean(float(_loss("fp32", model, patches, flags)))
         if not math.isfinite(losses[-1]):
             raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
-        if iteration % config.display_interval == 0:
-            norms.append(gradient_norm(model.parameters()))
-        optimizer.step()
+        norm = gradient_norm(parameters) if loss_scale or iteration % config.display_interval == 0 else None
+        if loss_scale and not _fits(config, iteration, norm, loss_scale):
+            norm = None
+        else:
+            optimizer.step()
         optimizer.clear_grad()
+        if norm is not None:
+            norms.append(norm)
     return Loss(float(np.mean(losses)), float(np.mean(norms)) if norms else None)
+
+
+def _loss(precision: str, model: nn.Layer, patches: paddle.Tensor, flags: paddle.Tensor | None) -> paddle.Tensor:
+    with autocast(precision):
+        predictions = model(patches, flags)
+    return prediction_loss(predictions, patches)
+
+
+def _fits(config: Config, iteration: int, norm: float, loss_scale: LossScale) -> bool:
+    """Whether the gradients, of this global norm, are finite; note it in the loss scale, and tell where they are not.
+
+    A loss that is not finite comes here too: its gradients are not, and the scale may be the cause.
+    """
+    scale = loss_scale.value
+    loss_scale.update(math.isfinite(norm))
+    if math.isfinite(norm):
+        return True
+    # A line for each: every one halves the scale, which takes thousands of steps to grow again.
+    logger.warning(
+        "iteration %d: gradients are not finite at loss scale %g; step skipped (%d so far)",
+        iteration, scale, loss_scale.skipped,
+    )  # fmt: skip
+    if loss_scale.exhausted:
+        what = f"gradients are not finite at the smallest loss scale, {loss_scale.bad_steps} steps in a row"
+        raise Diverged(config, f"iteration {iteration}: {what} (--precision bf16 has the range of float32)")
+    return False
 
 
 def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
@@ -517,6 +572,7 @@ def predict_video(config: Config) -> None:
         return
     log_to(None)
     device = set_device(parallel.own_device(config.device))
+    check_precision(config.precision)
     steps = config.total_length - config.input_length
     try:
         film = read_film(
@@ -580,7 +636,7 @@ def predict(config: Config, model: nn.Layer, frames: paddle.Tensor) -> np.ndarra
     """
     training = model.training
     model.eval()
-    with paddle.no_grad():
+    with paddle.no_grad(), autocast(config.precision):
         flags = no_true_frames(config, frames.shape[0])
         predictions = model(reshape_patch(frames, config.patch_size), paddle.to_tensor(flags) if flags.size else None)
         forecast = reshape_patch_back(predictions[:, config.input_length - 1 :], config.patch_size)

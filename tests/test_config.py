@@ -110,6 +110,7 @@ BAD_VALUES = [
     ({"num_workers": 1000}, "--num_workers 1000: expected 256 or less"),
     ({"device": "tpu"}, "--device tpu: expected auto, cpu, gpu, xpu, npu, or"),
     ({"device": "cpu:0"}, "--device cpu:0: expected auto, cpu, gpu, xpu, npu, or"),
+    ({"precision": "half"}, "--precision half: there is no such precision; known: fp32, fp16, bf16"),
     ({"dataset_name": "kth"}, "--dataset_name kth: there is no such dataset_name; known: action, mnist"),
     ({"model_name": "lstm"}, "--model_name lstm: there is no such model_name; known: e3d_lstm"),
     ({"save_dir": None}, "--save_dir None: expected text"),

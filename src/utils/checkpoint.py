@@ -33,6 +33,7 @@ from safetensors.numpy import save as to_bytes
 from src.config import NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
 from src.utils.files import free_name
+from src.utils.loss_scale import is_scale
 
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 ITERATION = re.compile("[1-9][0-9]*")
@@ -90,7 +91,7 @@ def save_checkpoint(
         optimizer: its state is saved where it has one (SGD has none).
         record: what else to keep in state.json: ``best``, the figures of the best test so far; ``tested``, the
             iteration of the last one; ``train_clips``, the size of the training set; ``ranks``, the processes of
-            the job.
+            the job; ``loss_scale``, of a training in float16.
 
     Raises:
         WriteError: the disk is full, save_dir cannot be written, or the checkpoint is there; what is there stays.
@@ -427,10 +428,22 @@ def _is_state(state: Any) -> bool:
         return False
     if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips", "ranks")):
         return False
+    if state.get("loss_scale") is not None and not _is_loss_scale(state["loss_scale"]):
+        return False
     return best is None or (
         isinstance(best, dict)
         and _is_count(best.get("iteration"))
         and isinstance(best.get("psnr", ""), (int, float, type(None)))
+    )
+
+
+def _is_loss_scale(value: Any) -> bool:
+    counts = {"good_steps", "bad_steps", "skipped"}
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"value", *counts}
+        and is_scale(value["value"])
+        and all(_is_count(value[name]) for name in counts)
     )
 
 

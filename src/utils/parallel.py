@@ -26,10 +26,11 @@ from paddle.distributed.parallel import sync_params_buffers
 
 from src.errors import LostFile, UserError
 from src.utils import ranks
+from src.utils.device import ACCELERATORS
 from src.utils.signals import SIGNALS, Stopped, first_signal
 
 BACKEND = "PADDLE_DISTRI_BACKEND"  # the variable in which Paddle looks for its name
-CARDS = {kind: f"FLAGS_selected_{kind}s" for kind in ("gpu", "xpu", "npu")}  # where the launcher notes a rank's card
+CARDS = {kind: f"FLAGS_selected_{kind}s" for kind in ACCELERATORS}  # where the launcher notes a rank's card
 ARRIVED = "e3d_lstm/arrived"
 POLL = 0.005  # seconds between two looks at who has arrived
 # Seconds to wait for the other ranks after a signal. The launcher kills 3 s after a rank's death, in which rank 0 is to
@@ -137,6 +138,14 @@ def averaged(loss: float, parameters: Iterable[paddle.Tensor]) -> float:
     with _lost_rank():
         fused_allreduce_gradients(list(parameters), None)
     return _sum([loss])[0] / ranks.rank_count()
+
+
+def mean(value: float) -> float:
+    """The mean over the ranks."""
+    if ranks.rank_count() == 1:
+        return value
+    _meet()
+    return _sum([value])[0] / ranks.rank_count()
 
 
 def share_weights(model: nn.Layer) -> None:

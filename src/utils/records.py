@@ -61,8 +61,9 @@ class Records:
         if config.log_dir:
             self.visual_dl = self._attempt("--log_dir", _visual_dl, config.log_dir, iteration > 0)
 
-    def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float, seconds: float) -> None:
-        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm, seconds."""
+    def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float | None, seconds: float) -> None:
+        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None where
+        its step was skipped), seconds."""
         values = (loss, lr, eta, norm, seconds)
         self._attempt(LOSSES_FILE, self._append, self.losses, (iteration, *values))
         for name, value in zip(LOSSES[1:-1], values):
@@ -75,8 +76,7 @@ class Records:
         row = (iteration, metrics["sequences"], *(model[name] for name in UNITS), *(baseline[name] for name in UNITS))
         self._attempt(METRICS_FILE, self._append, self.metrics, row)
         for name in UNITS:
-            if model[name] is not None:
-                self._scalar(f"test/{name}", model[name], iteration)
+            self._scalar(f"test/{name}", model[name], iteration)
         self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
 
     def forecast(self, iteration: int, number: int, true: np.ndarray, pred: np.ndarray) -> None:
@@ -101,8 +101,8 @@ class Records:
             if file is not None:
                 self._attempt(name, file.close)
 
-    def _scalar(self, tag: str, value: float, iteration: int) -> None:
-        if self.visual_dl is not None:
+    def _scalar(self, tag: str, value: float | None, iteration: int) -> None:
+        if self.visual_dl is not None and value is not None:
             self._attempt("--log_dir", self.visual_dl.add_scalar, tag, value, iteration)
 
     def _attempt(self, name: str, write: Callable[..., Any], *arguments: Any) -> Any:
