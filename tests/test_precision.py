@@ -139,6 +139,49 @@ def test_convolutions_get_half_numbers_and_everything_else_float32(monkeypatch, 
 
 
 @pytest.mark.parametrize("precision", HALF)
+def test_between_its_convolutions_a_cell_is_exact(monkeypatch, precision):
+    """The equations in float64, given what the convolutions found: gates and states rounded to half would show."""
+    paddle.seed(2)
+    cell = rnn_cell.EideticLSTMCell(in_channels=6, hidden_channels=8, filter_size=3)
+    x, h, c, m = (paddle.randn([2, channels, 2, 4, 5]) for channels in (6, 8, 8, 8))
+    history = rnn_cell.History(zeros=40).append(c).append(h)
+    found = {}
+
+    def keep(name, tensor):
+        assert tensor.dtype == paddle.float32
+        found[name] = tensor.numpy().astype("float64")
+        return tensor
+
+    original = rnn_cell.window_conv
+    monkeypatch.setattr(rnn_cell, "window_conv", lambda cm, pieces: keep("o", original(cm, pieces)))
+    for name in ("h", "x", "m", "cm"):
+        layer = getattr(cell, f"conv_{name}")
+        layer.register_forward_post_hook(lambda layer, inputs, output, name=name: keep(name, output))
+    with autocast(precision):
+        states = [state.numpy() for state in cell(x, h, c, m, history)]
+
+    def split(name, parts):
+        return np.split(exact_norm(found[name], getattr(cell, f"norm_{name}")), parts, axis=1)
+
+    def sigmoid(value):
+        return 1 / (1 + np.exp(-value))
+
+    i_h, g_h, r_h, o_h = split("h", 4)
+    i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = split("x", 7)
+    i_m, f_m, g_m, m_m = split("m", 4)
+    r = sigmoid(r_x + r_h).reshape([2, 8, 40])
+    keys = np.concatenate([np.zeros([2, 8, 40]), *(tensor.numpy().reshape([2, 8, 40]) for tensor in (c, h))], axis=2)
+    weights = np.exp(np.einsum("bnp,bnq->bpq", r, keys))
+    recalled = np.einsum("bpq,bnq->bnp", weights / weights.sum(2, keepdims=True), keys).reshape([2, 8, 2, 4, 5])
+    new_c = exact_norm(c.numpy() + recalled, cell.norm_c) + sigmoid(i_x + i_h) * np.tanh(g_x + g_h)
+    new_m = sigmoid(fm_x + f_m + 1) * np.tanh(m_m) + sigmoid(im_x + i_m) * np.tanh(gm_x + g_m)
+    bias = (cell.conv_co.bias + cell.conv_mo.bias).numpy().reshape([1, -1, 1, 1, 1])
+    new_h = np.tanh(found["cm"]) * sigmoid(np.tanh(o_x + o_h + found["o"] + bias))
+    for state, exact in zip(states, (new_h, new_c, new_m)):
+        np.testing.assert_allclose(state, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", HALF)
 def test_operands_result_and_gradients_are_rounded_and_the_sum_over_steps_is_not(precision):
     paddle.seed(1)
     x, weight = paddle.randn([2, 4, 5, 5]), paddle.randn([3, 4, 3, 3])
