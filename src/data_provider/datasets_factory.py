@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import itertools
 import json
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Generator, Iterator, Sized
 
@@ -21,10 +24,11 @@ from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
 from src.utils import ranks
-from src.utils.signals import die_with_parent
+from src.utils.signals import SIGNALS, die_with_parent
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
 MAX_DEATHS = 3  # of reading processes, in a row
+SECONDS_TO_END = 1.0  # for reading processes to finish their batch; then they are killed
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -163,8 +167,8 @@ def _raise(note: dict[str, str]) -> None:
 
 def _prepare_worker(worker: int, parent: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
-    # SIGTERM stays with Paddle, whose own handler lets the main process end its workers without a complaint.
+    for number in SIGNALS:  # a terminal or a launcher sends them to every process of a run; the main one decides
+        signal.signal(number, signal.SIG_IGN)
     die_with_parent(parent)
 
 
@@ -185,31 +189,42 @@ def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int
     served = deaths = 0
     lost_files: set[str] = set()
     while served < len(batches):
-        iterator = _start_reading(config, _WithNotes(dataset, tries), _Remaining(batches, served))
-        while True:
-            try:
-                frames, note = next(iterator)
-            except StopIteration:
-                return
-            except SystemError:  # Paddle's way to say that a worker has died
-                deaths += 1
-                if deaths == MAX_DEATHS:
-                    raise UserError(
-                        f"--num_workers {config.num_workers}: the processes that read frames were killed {deaths} "
-                        "times in a row (out of memory?); give a smaller number, 0 to read in the main process"
-                    ) from None
-                logger.warning("a process that reads frames was killed; starting it again")
-                break
-            note = json.loads(bytes(note.numpy()))
-            for message in note["lost"]:
-                if message not in lost_files and "message" not in note:
-                    logger.warning("lost: %s; another clip takes its place", message)
-                    lost_files.add(message)
-            if "message" in note:
-                _raise(note)
-            yield frames
-            served += 1
-            deaths = 0
+        with _reading(config, _WithNotes(dataset, tries), _Remaining(batches, served)) as iterator:
+            while served < len(batches):
+                try:
+                    frames, note = next(iterator)
+                except SystemError:  # Paddle's way to say that a worker has died
+                    deaths += 1
+                    if deaths == MAX_DEATHS:
+                        raise UserError(
+                            f"--num_workers {config.num_workers}: the processes that read frames were killed {deaths} "
+                            "times in a row (out of memory?); give a smaller number, 0 to read in the main process"
+                        ) from None
+                    logger.warning("a process that reads frames was killed; starting it again")
+                    break
+                note = json.loads(bytes(note.numpy()))
+                for message in note["lost"]:
+                    if message not in lost_files and "message" not in note:
+                        logger.warning("lost: %s; another clip takes its place", message)
+                        lost_files.add(message)
+                if "message" in note:
+                    _raise(note)
+                yield frames
+                served += 1
+                deaths = 0
+
+
+@contextlib.contextmanager
+def _reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator[Iterator]:
+    """Paddle's iterator over the batches; its processes and its thread end when this is left, or with the program."""
+    iterator = _start_reading(config, dataset, batches)
+    end = functools.partial(_end_reading, iterator)
+    atexit.register(end)  # earlier than multiprocessing, which would wait for processes that ignore its SIGTERM
+    try:
+        yield iterator
+    finally:
+        atexit.unregister(end)
+        end()
 
 
 def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator:
@@ -226,3 +241,17 @@ def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -
         # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
         signal.signal(signal.SIGCHLD, on_death)
     return iterator
+
+
+def _end_reading(iterator: Iterator) -> None:
+    """Paddle itself ends them after the last batch alone: its thread holds the iterator, so that its __del__ is never
+    called. It has no public way to do so before."""
+    iterator._exit_thread_expectedly()
+    workers = getattr(iterator, "_workers", [])  # none with --num_workers 0
+    if workers:
+        iterator._try_shutdown_all(timeout=0)  # asks them to end
+    deadline = time.monotonic() + SECONDS_TO_END
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()  # it reads a long video, or waits for a lost disk
+        worker.join()
