@@ -97,6 +97,7 @@ def folders(kth_sample, tmp_path, name, **settings):
     return settings_for(kth_sample, tmp_path / name, **{**common, **settings})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactly(kth_sample, tmp_path, start):
     """One process with 4 clips; two launchers with a rank of 2 clips each, as on two machines; a launcher with two
     ranks that is sent a SIGTERM, and goes on."""
@@ -134,7 +135,7 @@ def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactl
     (iteration,) = checkpoints(stopped.save_dir)
     assert 2 <= iteration < 12, "it was to be stopped on its way"
     read_checkpoint("", f"{stopped.save_dir}/{iteration}")  # whole
-    assert log_of(tmp_path, "first_start", 0).rstrip().endswith("stopped by SIGTERM")
+    assert "runp.py: stopped by SIGTERM" in log_of(tmp_path, "first_start", 0)
     end_of(start(stopped, "second_start"))
     assert "going on from" in log_of(tmp_path, "second_start", 0)
     assert_same_checkpoint(f"{job.save_dir}/12", f"{stopped.save_dir}/12")

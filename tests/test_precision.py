@@ -431,6 +431,7 @@ def test_each_step_of_reverse_input_is_skipped_on_its_own(fp16, monkeypatch):
     assert len(norms) == 2 and len(steps) == len(said) == 1 and loss.gradient_norm == norms[1]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("precision", HALF)
 def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, monkeypatch, precision):
     """The scale begins too high, so steps are skipped, and soon grows again."""

@@ -64,6 +64,7 @@ def stop_after(monkeypatch, iteration, number=signal.SIGTERM):
     monkeypatch.setattr(trainer, "train_on_batch", step)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
@@ -246,6 +247,7 @@ def test_gradients_are_clipped_by_their_global_norm_and_adam_has_the_papers_beta
 # ---- best and kept checkpoints, tests on a part of the set
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_newest_checkpoints_are_kept_beside_the_best(kth_sample, tmp_path):
     config = settings_for(
         kth_sample, tmp_path, max_iterations=9, snapshot_interval=2, test_interval=1, keep_checkpoints=2
@@ -315,6 +317,7 @@ def test_a_finished_run_of_another_folder_has_its_checkpoint_in_the_new_one_too(
     assert checkpoints(again.save_dir) == [2] and [row["iteration"] for row in rows_of(again, "metrics.csv")] == ["2"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_again(
     kth_sample, tmp_path, monkeypatch
 ):
@@ -333,6 +336,7 @@ def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_
     assert read_checkpoint("", f"{config.save_dir}/best").state["tested"] == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
     trainer.train(config)
@@ -344,6 +348,7 @@ def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sampl
     assert json.loads(path.read_text())["best"]["psnr"] == 99.0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_figures_of_different_test_sets_are_not_compared(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
     trainer.train(config)

@@ -76,7 +76,7 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
         ``[B, n, 2, H, W]``.
     """
     if not history.blocks:
-        return paddle.zeros_like(r)
+        return r * 0.0  # no constant: Paddle 2.6 fails at the gradient of a norm whose input has none
     queries = r.flatten(2)  # (B, n, P)
     if not paddle.in_dynamic_mode():
         return _plain_recall(queries, history).reshape(r.shape)
