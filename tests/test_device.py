@@ -64,6 +64,7 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen,
     with pytest.raises(UserError) as error:
         device.set_device(asked)
     assert str(error.value).startswith(f"--device {asked}: this Paddle ({paddle.__version__}) sees {sees}; give one of")
+    assert ("install Paddle's build for" in str(error.value)) == (asked.split(":")[0] not in sees)
     assert chosen == [] and "\n" not in str(error.value)
 
 

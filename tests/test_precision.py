@@ -16,6 +16,7 @@ from paddle import nn
 from paddle.base.framework import _dygraph_tracer
 
 from benchmarks.plain_e3d import recall as plain_recall
+from scripts.export_model import PROGRAM, export
 from src import trainer
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset, train_batches
@@ -31,7 +32,7 @@ from src.layers.precision import (
 )
 from src.models.model_factory import build_model
 from src.utils import loss_scale as loss_scale_module
-from src.utils.checkpoint import DamagedCheckpoint, read_checkpoint
+from src.utils.checkpoint import DamagedCheckpoint, load_weights, read_checkpoint
 from src.utils.loss_scale import GROWTH_INTERVAL, LARGEST, PATIENCE, SMALLEST, LossScale
 from src.utils.signals import Stopped
 from tests.conftest import assert_same_weights, relative_l2, settings_for, weights_of
@@ -509,6 +510,23 @@ def test_forecasts_are_in_the_precision_too(kth_sample, tmp_path, precision):
     assert not np.array_equal(found, trainer.predict(dataclasses.replace(config, precision="fp32"), model, frames))
 
 
+@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting is refused with Paddle 2")
+def test_an_exported_program_is_in_float32_whatever_the_training_was(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, precision="bf16", max_iterations=1)
+    trainer.train(config)
+    export(Path(config.save_dir, "1"), tmp_path / "exported")
+    frames = next(train_batches(config, build_dataset(config, "train"), 1))
+    model = build_model(config)
+    load_weights(model, f"{config.save_dir}/1", config)
+    exported = paddle.jit.load(str(tmp_path / "exported" / PROGRAM))(frames[:, :3]).numpy()
+    plain, half = (
+        trainer.predict(dataclasses.replace(config, precision=precision), model, frames).clip(0, 1)
+        for precision in ("fp32", "bf16")
+    )
+    np.testing.assert_allclose(exported, plain, rtol=0, atol=1e-5)
+    assert np.abs(exported - half).max() > 1e-4
+
+
 @pytest.mark.parametrize("precision", HALF)
 def test_a_training_follows_that_of_float32(kth_sample, tmp_path, precision):
     """The mean loss of iterations 21 to 30; fp16 begins with a scale that skips no step."""
@@ -523,7 +541,6 @@ def test_a_training_follows_that_of_float32(kth_sample, tmp_path, precision):
             trainer.train(config)
         with open(Path(config.save_dir, "losses.csv"), newline="") as file:
             means.append(np.mean([float(row["loss"]) for row in csv.DictReader(file)][20:]))
-    print(precision, means)
     assert means[1] != means[0] and means[1] == pytest.approx(means[0], rel=0.05)
 
 

@@ -35,9 +35,11 @@ def set_device(device: str) -> str:
     else:
         chosen = device if device == "cpu" or ":" in device else f"{device}:0"
     if chosen not in visible:
+        kind = chosen.split(":")[0]
+        advice = "" if f"{kind}:0" in visible else f", or install Paddle's build for {kind.upper()}s"
         raise UserError(
-            f"--device {device}: this Paddle ({paddle.__version__}) sees {', '.join(visible)}; give one of these or "
-            f"auto, or install Paddle's build for {device.split(':')[0].upper()}s"
+            f"--device {device}: this Paddle ({paddle.__version__}) sees {', '.join(visible)}; "
+            f"give one of these or auto{advice}"
         )
     paddle.set_device(chosen)
     return chosen
