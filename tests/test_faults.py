@@ -16,14 +16,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import psutil
 import pytest
 
 from scripts.make_sample_data import make_tree
 from src import trainer
+from src.config import Config
+from src.data_provider.datasets_factory import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.utils.checkpoint import checkpoints, load_weights, read_checkpoint
+from src.utils.signals import SIGNALS
 from tests.conftest import settings_for
 
 ROOT = Path(__file__).parent.parent
@@ -403,6 +407,61 @@ def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_sa
     one, two = (read_checkpoint("", f"{folder}/12") for folder in (undisturbed.save_dir, config.save_dir))
     for name, array in one.weights.items():
         np.testing.assert_array_equal(array, two.weights[name])
+
+
+def test_reading_processes_leave_the_signals_of_a_terminal_or_a_launcher_to_the_main_one(
+    kth_sample, tmp_path, monkeypatch
+):
+    config = settings_for(kth_sample, tmp_path, max_iterations=30, num_workers=2)
+    seen = []
+
+    def send():
+        seen.append(workers())
+        for worker in seen[0] * 3:
+            for number in SIGNALS:
+                worker.send_signal(number)
+
+    at_iteration(monkeypatch, {3: send, 30: lambda: seen.append(workers())})
+    trainer.train(config)
+    assert len(seen[0]) == 2 and seen[0] == seen[1] and "was killed" not in log_of(config)
+
+
+@pytest.mark.parametrize("batches_read", [1, 8])
+def test_the_processes_that_read_end_with_the_reading(batches_read, caplog):
+    """Early, as at a signal and after the last iteration of a training, or after the last batch."""
+
+    class Clips(paddle.io.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return np.full([6, 16, 16, 1], index, np.float32)
+
+    for _ in range(20):
+        batches = test_batches(Config(num_workers=2, batch_size=1), Clips())
+        assert [next(batches).numpy().max() for _ in range(batches_read)] == list(range(batches_read))
+        assert len(workers()) == 2
+        batches.close()
+        assert not workers()
+    assert not caplog.messages
+
+
+def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
+    code = (
+        "import src, numpy as np, paddle, psutil\n"
+        "from src.config import Config\n"
+        "from src.data_provider.datasets_factory import test_batches\n"
+        "class Clips(paddle.io.Dataset):\n"
+        "    def __len__(self): return 8\n"
+        "    def __getitem__(self, index): return np.zeros([6, 16, 16, 1], np.float32)\n"
+        "batches = test_batches(Config(num_workers=2, batch_size=1), Clips())\n"
+        "next(batches)\n"
+        "print(*(child.pid for child in psutil.Process().children()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    pids = [int(pid) for pid in result.stdout.split()]
+    assert len(pids) == 2 and not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
