@@ -412,7 +412,7 @@ def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_sa
 def test_reading_processes_leave_the_signals_of_a_terminal_or_a_launcher_to_the_main_one(
     kth_sample, tmp_path, monkeypatch
 ):
-    config = settings_for(kth_sample, tmp_path, max_iterations=30, num_workers=2)
+    config = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
     seen = []
 
     def send():
@@ -421,7 +421,7 @@ def test_reading_processes_leave_the_signals_of_a_terminal_or_a_launcher_to_the_
             for number in SIGNALS:
                 worker.send_signal(number)
 
-    at_iteration(monkeypatch, {3: send, 30: lambda: seen.append(workers())})
+    at_iteration(monkeypatch, {3: send, 12: lambda: seen.append(workers())})
     trainer.train(config)
     assert len(seen[0]) == 2 and seen[0] == seen[1] and "was killed" not in log_of(config)
 
