@@ -211,7 +211,6 @@ def test_a_broken_picture_in_the_test_set_loses_no_iteration(kth_sample, tmp_pat
     assert checkpoints(config.save_dir) == [4]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_best_test_so_far_is_in_the_checkpoint_of_its_own_iteration(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=3, snapshot_interval=1, test_interval=1)
     trainer.train(config)
