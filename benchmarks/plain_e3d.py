@@ -54,7 +54,8 @@ def plain_e3d(model: paddle.nn.Layer, frames: paddle.Tensor, real_input_flag: pa
             h[layer], c[layer], m = plain_cell(own, x, h[layer], c[layer], m, history[layer], model.norm_epsilon)
             x = h[layer]
         decoded = F.conv3d(x, parameters["decoder.weight"], parameters["decoder.bias"], stride=(2, 1, 1))
-        predictions.append(decoded.squeeze(2))
+        prediction = decoded.squeeze(2)
+        predictions.append(frame + prediction if model.residual else prediction)
     return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
 
 

@@ -17,7 +17,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.errors import UserError
 from src.utils import ranks
@@ -28,14 +28,17 @@ OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
 FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
 NEWEST = "newest"  # --resume without a directory
-# Learning rates by name: rate:iterations of each stage. The schedule this port was tuned with for KTH.
+COSINE = "cosine"  # --lr_schedule cosine:PEAK:ITERATIONS:WARMUP
+COSINE_END = 0.01  # of the peak: the rate at the end of the cosine and after it
+# Learning rates by name: rate:iterations of each stage. For KTH, the table of an older Paddle port.
 LR_SCHEDULES = {
     "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
     "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
 }
 STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
 # The flags that decide which parameters a network has, and their meaning; and those of the frames it was shown.
-NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "patch_size", "img_channel")
+NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "residual", "patch_size", "img_channel")
+LATER_FLAGS = {"residual": False}  # those that older checkpoints do not name, and what they were made with
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -98,12 +101,72 @@ def parse_resume(value: Any) -> str:
     return "" if word in ("", "false", "no") else text
 
 
+def parse_betas(value: Any) -> str:
+    """Two numbers from 0 to below 1, "0.9,0.999" or a sequence of numbers, as "0.9,0.999"."""
+    if not isinstance(value, str):
+        value = ",".join(str(beta) for beta in value) if isinstance(value, Sequence) else str(value)
+    try:
+        betas = [parse_float(beta) for beta in value.split(",")]
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError
+    except ValueError:
+        raise ValueError("expected two numbers from 0 to below 1 with a comma between, as in 0.9,0.999") from None
+    return ",".join(f"{beta:g}" for beta in betas)
+
+
 def parse_schedule(value: Any) -> str:
-    """Stages of the learning rate, "1e-3:20000,5e-4:20000", or a name of LR_SCHEDULES; empty for none."""
+    """A learning rate over the iterations: stages, "1e-3:20000,5e-4:20000"; "cosine:PEAK:ITERATIONS:WARMUP"; or a name
+    of LR_SCHEDULES; empty for none."""
     text = parse_text(value).strip()
-    if text and text not in LR_SCHEDULES:
+    if text.startswith(f"{COSINE}:") or text == COSINE:
+        lr_cosine(text)
+    elif text and text not in LR_SCHEDULES:
         lr_stages(text)
     return text
+
+
+class Cosine(NamedTuple):
+    """A learning rate that rises evenly to the peak, then falls along half a cosine to COSINE_END of it."""
+
+    peak: float
+    iterations: int  # where the fall ends, the warm-up included
+    warmup: int  # iterations of the rise
+
+    def rate(self, iteration: int) -> float:
+        """The rate of an iteration, counted from 1."""
+        if iteration <= self.warmup:
+            return self.peak * iteration / self.warmup
+        fallen = min(1.0, (iteration - self.warmup) / (self.iterations - self.warmup))
+        return self.peak * (COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi * fallen)) / 2)
+
+
+def lr_cosine(schedule: str) -> Cosine | None:
+    """What an --lr_schedule of the form cosine:PEAK:ITERATIONS or cosine:PEAK:ITERATIONS:WARMUP says; None for others.
+
+    Raises:
+        ValueError: numbers that are missing or out of range.
+    """
+    form, *numbers = schedule.split(":")
+    if form != COSINE:
+        return None
+    try:
+        if len(numbers) not in (2, 3):
+            raise ValueError
+        cosine = Cosine(parse_float(numbers[0]), *map(parse_int, (*numbers[1:], 0)[:2]))
+        if not (0 < cosine.peak <= FLOAT32_LIMIT and 0 <= cosine.warmup < cosine.iterations):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            "expected cosine:PEAK:ITERATIONS or cosine:PEAK:ITERATIONS:WARMUP, with WARMUP below ITERATIONS, "
+            "as cosine:2e-3:10000:500"
+        ) from None
+    return cosine
+
+
+def lr_schedule_length(schedule: str) -> int:
+    """Iterations until the rate of an --lr_schedule stays as it is; 0 where there is none."""
+    cosine = lr_cosine(schedule)
+    return cosine.iterations if cosine else sum(iterations for _, iterations in lr_stages(schedule))
 
 
 def lr_stages(schedule: str) -> list[tuple[float, int]]:
@@ -122,7 +185,8 @@ def lr_stages(schedule: str) -> list[tuple[float, int]]:
         except ValueError:
             raise ValueError(
                 f"the stage {stage.strip()!r} is not rate:iterations; "
-                f"expected stages as 1e-3:20000,5e-4:20000, or one of {', '.join(LR_SCHEDULES)}"
+                f"expected stages as 1e-3:20000,5e-4:20000, cosine:PEAK:ITERATIONS:WARMUP, "
+                f"or one of {', '.join(LR_SCHEDULES)}"
             ) from None
     return stages
 
@@ -207,7 +271,23 @@ class Config:
     filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
     num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
     layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates")
+    residual: bool = _flag(
+        False, parse_bool, "the decoder predicts what is added to the frame fed last, in place of the next frame itself"
+    )
 
+    l1_weight: float = _flag(
+        1.0, parse_float, "weight of the absolute differences in the loss; 1 in the paper",
+        minimum=0.0, maximum=FLOAT32_LIMIT,
+    )  # fmt: skip
+    l1_from: int = _flag(0, parse_int, "iteration from which l1_weight counts; before it the weight is 0", minimum=0)
+    start_at_mean: bool = _flag(
+        False, parse_bool, "the decoder's bias begins at the training clips' mean brightness, in place of 0"
+    )
+    ema: float = _flag(
+        0.0, parse_float,
+        "decay of a moving average of the weights, which tests and forecasts then use, as 0.999; 0: none",
+        minimum=0.0, maximum=1 - 1e-7,
+    )  # fmt: skip
     reverse_input: bool = _flag(False, parse_bool, "take a second step on the time-reversed clip at every iteration")
     scheduled_sampling: bool = _flag(
         True, parse_bool, "feed true frames with a probability eta that falls during training; False: never"
@@ -218,13 +298,14 @@ class Config:
         2e-5, parse_float, "how much eta falls an iteration", minimum=0.0, aliases=("sampling_delta_per_iter",)
     )
     optimizer: str = _flag(
-        "sgd", parse_text, "sgd, or adam (betas 0.95 and 0.9995, as in the paper)", choices=OPTIMIZERS
+        "sgd", parse_text, "sgd or adam", choices=OPTIMIZERS
     )
+    betas: str = _flag("0.95,0.9995", parse_betas, "of adam: decay of its means of gradients and of their squares")
     lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0, maximum=FLOAT32_LIMIT)
     lr_schedule: str = _flag(
         "", parse_schedule,
         "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
-        "kth: the table of the README",
+        "cosine:PEAK:ITERATIONS:WARMUP: a rise, then a fall to a hundredth of PEAK. kth: the table of the README",
     )  # fmt: skip
     grad_clip: float = _flag(
         0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never",
@@ -287,6 +368,11 @@ class Config:
             )
         if self.filter_size % 2 == 0:
             raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
+        if self.residual and self.start_at_mean:
+            raise UserError(
+                "--residual True and --start_at_mean True: a residual's mean is 0, not the brightness of the frames; "
+                "leave one out"
+            )
         default_lr = self.__dataclass_fields__["lr"].default
         if self.lr_schedule and self.lr != default_lr:
             raise UserError(

@@ -17,7 +17,7 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from src.config import Config, lr_stages
+from src.config import Config, lr_schedule_length
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
 from src.data_provider.folder import film_name, read_film
 from src.errors import LostFile, UserError, WriteError
@@ -60,7 +60,9 @@ from src.utils.results import (
 from src.utils.resume import check_clips, find_checkpoint, is_own
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from src.utils.signals import Stopped, StopRequest
+from src.utils.weight_average import WeightAverage
 
+MEAN_CLIPS = 100  # whose mean --start_at_mean takes
 LOSS_SCALE = 128  # the scale that the learning rates of the README were tuned with
 # Flags that the machines of a job may be given differently.
 MACHINE_FLAGS = (
@@ -111,7 +113,7 @@ def train(config: Config) -> None:
     run = _Run(config, model, optimizer, len(train_set))
     if start is not None:
         check_clips(start, len(train_set))
-        restore(start, model, optimizer)
+        restore(start, model, optimizer, run.average)
         run.finished = start.state["iteration"]
         run.saved = run.finished if own else 0
         run.best, run.tested = start.state.get("best"), start.state.get("tested", 0)
@@ -124,13 +126,18 @@ def train(config: Config) -> None:
             run.best = None
     elif config.pretrained_model:
         parallel.first(lambda: load_weights(model, config.pretrained_model, config))
+    elif config.start_at_mean:
+        parallel.first(lambda: _start_at_mean(model, train_set))
     parallel.share_weights(model)
+    if run.average and start is None:
+        run.average.restart()
     if start is None and config.resume:
         logger.info("--resume: no checkpoint in %s yet; starting at iteration 1", config.save_dir)
     logger.debug("settings: %s", dataclasses.asdict(config))
     if run.finished > config.max_iterations:
         logger.warning("--max_iterations %d: the run has %d already", config.max_iterations, run.finished)
     _tell_of_unused_schedule(config)
+    _tell_of_other_loss(config)
 
     records = Records(config, run.finished, run.tested, device)
     progress = Progress(config, run.finished)
@@ -141,11 +148,15 @@ def train(config: Config) -> None:
                 _test_in_training(run, test_set, records, stop)
             for iteration in range(run.finished + 1, config.max_iterations + 1):
                 schedule.step(iteration - 1)
+                if iteration == config.l1_from > 1 and config.l1_weight:
+                    logger.info("iteration %d: absolute differences join the loss, which rises by them", iteration)
                 started = time.perf_counter()
                 frames = parallel.together(lambda: next(batches))
                 read = time.perf_counter()
                 run.torn = config.reverse_input
                 loss = train_on_batch(config, iteration, model, optimizer, frames, run.loss_scale)
+                if run.average:
+                    run.average.update(iteration)
                 run.torn, run.finished = False, iteration
                 ended = time.perf_counter()
                 lr, eta = optimizer.get_lr(), sampling_eta(config, iteration)
@@ -235,6 +246,7 @@ class _Run:
         self.tested = 0  # iteration of the last test
         self.torn = False  # between the two steps of an iteration with --reverse_input
         self.loss_scale = LossScale() if config.precision == "fp16" else None
+        self.average = WeightAverage(model, config.ema) if config.ema else None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -256,7 +268,9 @@ class _Run:
             if not bool(paddle.isfinite(parameter).all()):
                 raise Diverged(self.config, f"after iteration {self.finished} {name} is not finite")
         if ranks.is_first():
-            path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record)
+            path = save_checkpoint(
+                self.config, self.finished, self.model, self.optimizer, self.record, self.average
+            )
             logger.info("checkpoint: %s", path)
             remove_old(self.config)
         self.saved = self.finished
@@ -277,7 +291,7 @@ class _Run:
         if self.best is None or is_better(latest, self.best):
             with _written_or_told(self.config):
                 record = {**self.record, "best": latest}
-                path = save_best(self.config, self.finished, self.model, self.optimizer, record)
+                path = save_best(self.config, self.finished, self.model, self.optimizer, record, self.average)
                 self.best = latest  # not where it could not be written: the next good test is to take its place
                 if path:
                     logger.info("best so far: %s", path)
@@ -290,7 +304,8 @@ def _test_in_training(run: _Run, test_set: paddle.io.Dataset, records: Records, 
     iteration = run.finished
     clips = _spread(test_set, run.config.test_max_clips)
     try:
-        metrics = evaluate(run.config, run.model, clips, str(iteration), iteration, stop, records)
+        with run.average.in_use() if run.average else contextlib.nullcontext():
+            metrics = evaluate(run.config, run.model, clips, str(iteration), iteration, stop, records)
     except LostFile as error:
         logger.warning("no test after iteration %d, as every one of its clips is needed: %s", iteration, error)
         return
@@ -317,11 +332,19 @@ def _written_or_told(config: Config) -> Iterator[None]:
 
 
 def _tell_of_unused_schedule(config: Config) -> None:
-    length = sum(iterations for _, iterations in lr_stages(config.lr_schedule))
+    length = lr_schedule_length(config.lr_schedule)
     if length > config.max_iterations:
         logger.warning(
             "--max_iterations %d ends before the %d iterations of --lr_schedule", config.max_iterations, length
         )
+
+
+def _tell_of_other_loss(config: Config) -> None:
+    """Say which loss a training has where it is not the paper's: figures of the two cannot be compared."""
+    if config.l1_weight == 1 and config.l1_from <= 1:
+        return
+    since = f", these from iteration {config.l1_from} on" if config.l1_weight and config.l1_from > 1 else ""
+    logger.info("loss: squares / 2 + %g x absolute differences%s", config.l1_weight, since)
 
 
 def test(config: Config) -> None:
@@ -383,11 +406,12 @@ def train_on_batch(
     flags = sampling_flags(config, iteration, frames.shape[0])
     flags = paddle.to_tensor(flags) if flags.size else None
     clips = [frames, frames.flip(axis=1)] if config.reverse_input else [frames]
+    l1_weight = l1_weight_at(config, iteration)
     parameters = model.parameters()
     losses, norms = [], []
     for clip in clips:
         patches = reshape_patch(clip, config.patch_size)
-        loss = _loss(config.precision, model, patches, flags)
+        loss = _loss(config.precision, model, patches, flags, l1_weight)
         if loss_scale:
             loss_scale.backward(loss, parameters)
         else:
@@ -395,7 +419,7 @@ def train_on_batch(
         losses.append(parallel.averaged(float(loss), parameters))
         if loss_scale and not math.isfinite(losses[-1]):  # a convolution may have left the range of float16
             with paddle.no_grad():
-                losses[-1] = parallel.mean(float(_loss("fp32", model, patches, flags)))
+                losses[-1] = parallel.mean(float(_loss("fp32", model, patches, flags, l1_weight)))
         if not math.isfinite(losses[-1]):
             raise Diverged(config, f"the loss of iteration {iteration} is {losses[-1]}")
         norm = gradient_norm(parameters) if loss_scale or iteration % config.display_interval == 0 else None
@@ -409,10 +433,12 @@ def train_on_batch(
     return Loss(float(np.mean(losses)), float(np.mean(norms)) if norms else None)
 
 
-def _loss(precision: str, model: nn.Layer, patches: paddle.Tensor, flags: paddle.Tensor | None) -> paddle.Tensor:
+def _loss(
+    precision: str, model: nn.Layer, patches: paddle.Tensor, flags: paddle.Tensor | None, l1_weight: float
+) -> paddle.Tensor:
     with autocast(precision):
         predictions = model(patches, flags)
-    return prediction_loss(predictions, patches)
+    return prediction_loss(predictions, patches, l1_weight)
 
 
 def _fits(config: Config, iteration: int, norm: float, loss_scale: LossScale) -> bool:
@@ -435,16 +461,36 @@ def _fits(config: Config, iteration: int, norm: float, loss_scale: LossScale) ->
     return False
 
 
-def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
-    """(sum(d^2) / 2 + sum(|d|)) / B / 128 over all the predicted frames 1 .. T-1.
+def prediction_loss(predictions: paddle.Tensor, patches: paddle.Tensor, l1_weight: float = 1.0) -> paddle.Tensor:
+    """(sum(d^2) / 2 + l1_weight * sum(|d|)) / B / 128 over all the predicted frames 1 .. T-1.
 
     Args:
         predictions: ``[B, T-1, H/p, W/p, p*p*C]``.
         patches: the clip, ``[B, T, H/p, W/p, p*p*C]``.
+        l1_weight: 1 in the paper.
     """
     difference = predictions - patches[:, 1:]
-    total = difference.square().sum() / 2 + difference.abs().sum()
+    total = difference.square().sum() / 2
+    if l1_weight:
+        total = total + l1_weight * difference.abs().sum()
     return total / patches.shape[0] / LOSS_SCALE
+
+
+def l1_weight_at(config: Config, iteration: int) -> float:
+    """The weight of the absolute differences in an iteration's loss: 0 before --l1_from, --l1_weight from it on."""
+    return config.l1_weight if iteration >= config.l1_from else 0.0
+
+
+def _start_at_mean(model: nn.Layer, train_set: paddle.io.Dataset) -> None:
+    """Begin the decoder's bias at the mean of each colour over a sample of the training clips."""
+    sample = _spread(train_set, MEAN_CLIPS)
+    sums = [sample[index].astype(np.float64).mean(axis=(0, 1, 2)) for index in range(len(sample))]
+    brightness = [float(mean) for mean in np.mean(sums, axis=0)]
+    model.start_at(brightness)
+    logger.info(
+        "the decoder's bias begins at the mean of %d training clips: %s",
+        len(sample), ", ".join(f"{mean:.4f}" for mean in brightness),
+    )  # fmt: skip
 
 
 def evaluate(

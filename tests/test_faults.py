@@ -486,9 +486,9 @@ def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(kth_sampl
     if where == "loss":
         calls = []
 
-        def loss(predictions, patches):
+        def loss(predictions, patches, l1_weight):
             calls.append(1)
-            return original(predictions, patches) * (float("nan") if len(calls) == 6 else 1.0)
+            return original(predictions, patches, l1_weight) * (float("nan") if len(calls) == 6 else 1.0)
 
         monkeypatch.setattr(trainer, "prediction_loss", loss)
         found = "the loss of iteration 6 is nan"

@@ -40,9 +40,11 @@ def losses_of(config):
 
 
 def assert_same_checkpoint(first, second):
-    """Weights, optimizer state and state.json, the paths of the two runs apart."""
+    """Weights, their average, optimizer state and state.json, the paths of the two runs apart."""
     one, two = read_checkpoint("first", first), read_checkpoint("second", second)
-    for arrays, others in ((one.weights, two.weights), (one.optimizer, two.optimizer)):
+    for arrays, others in (
+        (one.weights, two.weights), (one.optimizer, two.optimizer), (one.average, two.average),
+    ):  # fmt: skip
         assert arrays.keys() == others.keys()
         for name in arrays:
             np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)

@@ -18,12 +18,17 @@ from src.layers.window_conv import WINDOW
 class E3DLSTM(nn.Layer):
     """The eidetic 3D LSTM network. The weights are the same at every time step.
 
+    A prediction is D(h), the decoder D of the last layer's hidden state h, as in the paper and the official code. With
+    ``residual`` it is x + D(h), x the frame fed last, and D begins at 0: the untrained network repeats that frame. The
+    paper has no such sum.
+
     Parameters:
         patch_channels (int): channels of a position, p*p*C.
         hidden_sizes (sequence of int): hidden channels of each layer, all equal (one memory passes through all layers).
         filter_size (int): rows and columns of the kernels; odd.
         input_length (int): frames given; later ones are predictions where the flag is 0.
         layer_norm (bool): see :class:`EideticLSTMCell`.
+        residual (bool): whether the decoder's output is added to the frame fed last.
         norm_epsilon (float): epsilon of the norms.
         recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
             backward pass: a third more time for a fraction of the memory.
@@ -47,6 +52,7 @@ class E3DLSTM(nn.Layer):
         filter_size: int,
         input_length: int,
         layer_norm: bool = True,
+        residual: bool = False,
         norm_epsilon: float = 1e-5,
         recompute: bool = False,
     ) -> None:
@@ -56,6 +62,7 @@ class E3DLSTM(nn.Layer):
         self.patch_channels = patch_channels
         self.hidden_channels = hidden_sizes[0]
         self.input_length = input_length
+        self.residual = residual
         self.norm_epsilon = norm_epsilon
         self.recompute = recompute
         in_channels = [patch_channels, *hidden_sizes[:-1]]
@@ -66,6 +73,13 @@ class E3DLSTM(nn.Layer):
         self.decoder = Conv3D(
             hidden_sizes[-1], patch_channels, kernel_size=(WINDOW, 1, 1), stride=(WINDOW, 1, 1)
         )
+        if residual:
+            self.decoder.weight.set_value(paddle.zeros_like(self.decoder.weight))
+
+    def start_at(self, brightness: Sequence[float]) -> None:
+        """Begin predictions at a brightness instead of at black: the decoder's bias becomes it, a number a colour."""
+        positions = self.patch_channels // len(brightness)  # of a patch; its channels are (py*p + px)*C + c
+        self.decoder.bias.set_value(paddle.to_tensor(list(brightness) * positions, dtype="float32"))
 
     def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
         flags = self._check_inputs(frames, real_input_flag)
@@ -118,6 +132,7 @@ class E3DLSTM(nn.Layer):
         Returns:
             the predicted frame ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
         """
+        window = x
         hidden, cell = list(hidden), list(cell)
         for layer, layer_cell in enumerate(self.cells):
             # The memory goes up through the layers and from the last one to the first of the next step.
@@ -125,7 +140,10 @@ class E3DLSTM(nn.Layer):
                 x, hidden[layer], cell[layer], memory, history[layer], pieces[layer]
             )
             x = hidden[layer]
-        return self.decoder(x).squeeze(2), memory, hidden, cell  # (B, p*p*C, H/p, W/p) and the states
+        prediction = self.decoder(x).squeeze(2)  # (B, p*p*C, H/p, W/p)
+        if self.residual:
+            prediction = window[:, :, -1] + prediction
+        return prediction, memory, hidden, cell
 
     def _recomputed_step(self, history: Sequence[History], *arguments):
         """The same, computed again in the backward pass. Paddle's recompute wants all its tensors in a flat row."""

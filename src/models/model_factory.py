@@ -27,6 +27,7 @@ def build_model(config: Config, norm_epsilon: float = 1e-5) -> nn.Layer:
         filter_size=config.filter_size,
         input_length=config.input_length,
         layer_norm=config.layer_norm,
+        residual=config.residual,
         norm_epsilon=norm_epsilon,
         recompute=config.recompute,
     )

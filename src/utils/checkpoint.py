@@ -1,5 +1,5 @@
-"""Checkpoints: ``<save_dir>/<iteration>/`` and ``<save_dir>/best/`` with model.safetensors, optimizer.safetensors and
-state.json.
+"""Checkpoints: ``<save_dir>/<iteration>/`` and ``<save_dir>/best/`` with model.safetensors, optimizer.safetensors (if
+the optimizer has state), ema.safetensors (the moving average of the weights, with --ema) and state.json.
 
 A checkpoint is written under another name beside it, flushed to disk, then renamed, and renamed before it is removed:
 whenever the process is killed, what stands under a checkpoint's name is whole. No pickle is ever written or read:
@@ -30,12 +30,13 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from src.config import NETWORK_FLAGS, STATE_FILE, Config
+from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
 from src.utils.files import free_name
 from src.utils.loss_scale import is_scale
+from src.utils.weight_average import WeightAverage
 
-MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
 PARTIAL = ".partial"  # on its way to a name, or from it to nothing
@@ -57,6 +58,7 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
     weights: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]  # empty where it has no state
+    average: dict[str, np.ndarray]  # of the weights; empty without --ema
 
 
 def checkpoints(save_dir: str) -> list[int]:
@@ -81,6 +83,7 @@ def save_checkpoint(
     model: nn.Layer,
     optimizer: paddle.optimizer.Optimizer,
     record: Mapping[str, Any] | None = None,
+    average: WeightAverage | None = None,
 ) -> str:
     """Write ``<save_dir>/<iteration>/`` and return its path.
 
@@ -92,6 +95,7 @@ def save_checkpoint(
         record: what else to keep in state.json: ``best``, the figures of the best test so far; ``tested``, the
             iteration of the last one; ``train_clips``, the size of the training set; ``ranks``, the processes of
             the job; ``loss_scale``, of a training in float16.
+        average: of the weights, where the run keeps one.
 
     Raises:
         WriteError: the disk is full, save_dir cannot be written, or the checkpoint is there; what is there stays.
@@ -100,7 +104,7 @@ def save_checkpoint(
     if os.path.lexists(path):
         raise WriteError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
     try:
-        os.rename(_write_partial(path, config, iteration, model, optimizer, record or {}), path)
+        os.rename(_write_partial(path, config, iteration, model, optimizer, record or {}, average), path)
         _flush_directory(config.save_dir)
     except OSError as error:
         raise _unwritable(config, f"checkpoint {iteration}", error) from None
@@ -113,6 +117,7 @@ def save_best(
     model: nn.Layer,
     optimizer: paddle.optimizer.Optimizer,
     record: Mapping[str, Any],
+    average: WeightAverage | None = None,
 ) -> str | None:
     """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
 
@@ -132,7 +137,7 @@ def save_best(
             move_aside(path, EARLIER)  # the best of other tests
         elif present is not None and is_better(present, record["best"]):
             return None
-        partial = _write_partial(path, config, iteration, model, optimizer, record)
+        partial = _write_partial(path, config, iteration, model, optimizer, record, average)
         # Two renames, as no system call in reach swaps folders; restore_best mends what a kill leaves between them.
         if os.path.lexists(path):
             os.rename(path, path + PREVIOUS)
@@ -231,18 +236,27 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
         checked = dataclasses.asdict(Config(**saved))
     except UserError as error:
         raise DamagedCheckpoint(f"{flag}: {STATE_FILE} is damaged ({error}); give another checkpoint") from None
-    state["config"] = {name: checked[name] for name in saved}
+    state["config"] = {**LATER_FLAGS, **{name: checked[name] for name in saved}}
     weights = _read_tensors(flag, directory, MODEL_FILE, state)
-    has_state = OPTIMIZER_FILE in state["sha256"]
-    optimizer = _read_tensors(flag, directory, OPTIMIZER_FILE, state) if has_state else {}
-    return Checkpoint(directory, state, weights, optimizer)
+    optimizer, average = (
+        _read_tensors(flag, directory, name, state) if name in state["sha256"] else {}
+        for name in (OPTIMIZER_FILE, EMA_FILE)
+    )
+    return Checkpoint(directory, state, weights, optimizer, average)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> None:
-    """Give network and optimizer the state they had when the checkpoint was written.
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    average: WeightAverage | None = None,
+) -> None:
+    """Give the network, the optimizer and the average the state they had when the checkpoint was written.
+
+    An average that the checkpoint has none of begins at its weights.
 
     Raises:
-        UserError: the weights or the optimizer's state do not fit; the network is unchanged.
+        UserError: the weights, the optimizer's state or the average do not fit; the network is unchanged.
     """
     parameters = dict(model.named_parameters())
     state: dict[str, Any] = {key: value for key, value in optimizer.state_dict().items() if key == "LR_Scheduler"}
@@ -251,12 +265,19 @@ def restore(checkpoint: Checkpoint, model: nn.Layer, optimizer: paddle.optimizer
         if owner not in parameters:
             raise UserError(f"--resume {checkpoint.path}: {OPTIMIZER_FILE} has {name}, which is not in the network")
         state[f"{parameters[owner].name}_{accumulator}"] = paddle.to_tensor(array)
-    _set_weights(f"--resume {checkpoint.path}", model, checkpoint.weights)
+    flag = f"--resume {checkpoint.path}"
+    if average and checkpoint.average:
+        _check_weights(f"{flag}: {EMA_FILE}", model, checkpoint.average)
+    _set_weights(flag, model, checkpoint.weights)
     optimizer.set_state_dict(state)
+    if average and checkpoint.average:
+        average.restore(checkpoint.average)
+    elif average:
+        average.restart()
 
 
 def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, Any]:
-    """Load a checkpoint's weights into the network.
+    """Load a checkpoint's weights into the network, or their moving average where it holds one.
 
     Args:
         model: network built from config.
@@ -274,21 +295,29 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     _check_directory(flag, directory)
     state = _read_state(flag, directory)
     saved = state.get("config", {})
+    if saved:
+        saved = {**LATER_FLAGS, **saved}
     differing = [name for name in NETWORK_FLAGS if name in saved and saved[name] != getattr(config, name)]
     if differing:
         there, here = list_flags(differing, saved), list_flags(differing, dataclasses.asdict(config))
         raise UserError(f"{flag}: is of another network, made with {there}; this run has {here}; give the same")
-    _set_weights(flag, model, _read_tensors(flag, directory, MODEL_FILE, state))
+    averaged = EMA_FILE in state.get("sha256", {})
+    _set_weights(flag, model, _read_tensors(flag, directory, EMA_FILE if averaged else MODEL_FILE, state))
+    if averaged:
+        logger.info("%s: the moving average of its weights is used (its run had --ema %s)", flag, saved.get("ema"))
     return state
 
 
 def _set_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
-    expected = model.state_dict()
-    mismatches = _mismatches(expected, arrays)
+    _check_weights(flag, model, arrays)
+    for name, parameter in model.state_dict().items():
+        parameter.set_value(arrays[name])
+
+
+def _check_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
+    mismatches = _mismatches(model.state_dict(), arrays)
     if mismatches:
         raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
-    for name, parameter in expected.items():
-        parameter.set_value(arrays[name])
 
 
 def _write_partial(
@@ -298,6 +327,7 @@ def _write_partial(
     model: nn.Layer,
     optimizer: paddle.optimizer.Optimizer,
     record: Mapping[str, Any],
+    average: WeightAverage | None,
 ) -> str:
     """Write a checkpoint's files to ``<path>.partial``, flushed to disk, and return that; a failure leaves nothing."""
     partial = path + PARTIAL
@@ -305,6 +335,8 @@ def _write_partial(
     contents = {MODEL_FILE: to_bytes(_arrays(model.state_dict()))}
     if tensors:
         contents[OPTIMIZER_FILE] = to_bytes(tensors)
+    if average:
+        contents[EMA_FILE] = to_bytes(average.state())
     state = {
         "iteration": iteration,
         "config": dataclasses.asdict(config),

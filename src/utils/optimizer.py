@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 import paddle
 
-from src.config import Config, lr_stages
-
-ADAM_BETAS = (0.95, 0.9995)  # of the paper
+from src.config import Config, lr_cosine, lr_stages
 
 
 def build_schedule(config: Config) -> paddle.optimizer.lr.LRScheduler:
@@ -17,6 +15,9 @@ def build_schedule(config: Config) -> paddle.optimizer.lr.LRScheduler:
 
     The rate is a function of the iteration alone, so a run that is resumed needs no state of the schedule.
     """
+    cosine = lr_cosine(config.lr_schedule)
+    if cosine:
+        return paddle.optimizer.lr.LambdaDecay(1.0, lambda done: cosine.rate(done + 1))
     stages = lr_stages(config.lr_schedule) or [(config.lr, config.max_iterations)]
     rates = [rate for rate, _ in stages]
     ends = list(itertools.accumulate(iterations for _, iterations in stages))
@@ -35,7 +36,8 @@ def build_optimizer(
         "grad_clip": paddle.nn.ClipGradByGlobalNorm(config.grad_clip) if config.grad_clip else None,
     }
     if config.optimizer == "adam":
-        return paddle.optimizer.Adam(beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1], **common)
+        beta1, beta2 = map(float, config.betas.split(","))
+        return paddle.optimizer.Adam(beta1=beta1, beta2=beta2, **common)
     return paddle.optimizer.SGD(**common)
 
 

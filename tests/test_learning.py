@@ -1,0 +1,264 @@
+"""What helps a training to learn: the weight of the L1 term, residual predictions, the decoder's start, the average of
+the weights, warm-up and cosine."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import load_file
+
+from benchmarks.plain_e3d import plain_e3d
+from src import trainer
+from src.config import Config
+from src.data_provider.datasets_factory import build_dataset
+from src.errors import UserError
+from src.models.model_factory import build_model
+from src.utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from src.utils.metrics import BASELINE
+from src.utils.optimizer import build_optimizer, build_schedule
+from src.utils.signals import Stopped
+from src.utils.weight_average import WeightAverage
+from tests.conftest import relative_l2, settings_for, sgd, weights_of
+from tests.test_fast_layers import gradients_of
+from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
+
+RECIPE = {
+    "layer_norm": False, "residual": True, "optimizer": "adam", "weight_decay": 0, "betas": "0.9,0.999",
+    "lr_schedule": "cosine:2e-3:6:2", "l1_weight": 0.3, "l1_from": 4, "ema": 0.9,
+}  # fmt: skip
+
+
+def rates_of(schedule, iterations):
+    rates = []
+    for iteration in iterations:
+        schedule.step(iteration - 1)
+        rates.append(schedule.get_lr())
+    return rates
+
+
+# ---- the loss
+
+
+def test_the_loss_counts_absolute_differences_with_their_weight():
+    patches = paddle.to_tensor(np.zeros([2, 3, 1, 1, 1], np.float32))
+    predictions = paddle.to_tensor(np.array([3.0, -1.0, 2.0, 0.0], np.float32).reshape([2, 2, 1, 1, 1]))
+    for weight in (0.0, 0.3, 1.0):
+        expected = (14 / 2 + weight * 6) / 2 / 128
+        assert float(trainer.prediction_loss(predictions, patches, weight)) == pytest.approx(expected, rel=1e-6)
+    assert float(trainer.prediction_loss(predictions, patches)) == pytest.approx(13 / 256, rel=1e-6)
+
+
+def test_the_weight_of_the_loss_is_a_function_of_the_iteration():
+    config = Config(l1_weight=0.3, l1_from=4)
+    assert [trainer.l1_weight_at(config, iteration) for iteration in (1, 3, 4, 5, 10**6)] == [0, 0, 0.3, 0.3, 0.3]
+    assert trainer.l1_weight_at(Config(), 1) == 1.0
+
+
+def test_a_training_says_which_loss_it_has_and_when_that_changes(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, l1_weight=0.5, l1_from=3, max_iterations=4)
+    trainer.train(config)
+    log = (Path(config.save_dir) / "train.log").read_text()
+    assert "loss: squares / 2 + 0.5 x absolute differences, these from iteration 3 on" in log
+    first, second = log.index("iteration 2/4"), log.index("iteration 3/4")
+    assert first < log.index("iteration 3: absolute differences join the loss") < second
+
+
+# ---- the learning rate
+
+
+def test_a_cosine_rises_then_falls_to_a_hundredth_and_stays_there():
+    schedule = build_schedule(Config(lr_schedule="cosine:2e-3:100:10"))
+    assert rates_of(schedule, [1, 5, 10]) == pytest.approx([2e-4, 1e-3, 2e-3])
+    assert rates_of(schedule, [55, 100, 101, 5000]) == pytest.approx([2e-3 * (0.01 + 0.99 / 2), 2e-5, 2e-5, 2e-5])
+    middle = 2e-3 * (0.01 + 0.99 * (1 + math.cos(math.pi * 30 / 90)) / 2)
+    assert rates_of(build_schedule(Config(lr_schedule="cosine:2e-3:100:10")), [40]) == pytest.approx([middle])
+    without_warmup = build_schedule(Config(lr_schedule="cosine:1e-3:50"))
+    assert rates_of(without_warmup, [1, 50]) == pytest.approx([1e-3, 1e-5], rel=2e-3)
+
+
+def test_adam_has_the_betas_of_its_flag():
+    config = Config(optimizer="adam", betas="0.9, 0.999")
+    adam = build_optimizer(config, build_schedule(config), [paddle.create_parameter([2], "float32")])
+    assert (adam._beta1, adam._beta2) == (0.9, 0.999)
+
+
+# ---- residual predictions
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_path, layer_norm):
+    config = settings_for(
+        kth_sample, tmp_path, residual=True, layer_norm=layer_norm, lr=1e-9, max_iterations=1, test_interval=1
+    )
+    trainer.train(config)
+    metrics = json.loads((Path(config.gen_frm_dir) / "1" / "metrics.json").read_text())
+    assert metrics["model"]["psnr"] == pytest.approx(metrics[BASELINE]["psnr"], abs=0.5)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(layer_norm):
+    config = Config(
+        img_width=24, patch_size=4, num_hidden="8,8", filter_size=3, input_length=3, total_length=8, residual=True,
+        layer_norm=layer_norm,
+    )  # fmt: skip
+    paddle.seed(0)
+    model = build_model(config)
+    model.decoder.weight.set_value(paddle.randn(model.decoder.weight.shape) * 0.1)
+    rng = np.random.default_rng(0)
+    frames = paddle.to_tensor(rng.random([2, 8, 6, 6, 16], np.float32))
+    flags = paddle.to_tensor(rng.integers(0, 2, [2, 4, 1, 1, 1]).astype("float32"))
+    ours, plain = model(frames, flags), plain_e3d(model, frames, flags)
+    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
+    expected = gradients_of(model, plain, frames)
+    for name, found in gradients_of(model, ours, frames).items():
+        assert relative_l2(found, expected[name]) < 1e-5, name
+
+
+def test_weights_of_a_residual_network_fit_no_other_and_older_checkpoints_are_not_residual(tmp_path):
+    config = settings_for("unused", tmp_path, residual=True)
+    plain = dataclasses.replace(config, residual=False)
+    model = build_model(config)
+    path = save_checkpoint(config, 1, model, sgd(model))
+    with pytest.raises(UserError, match="made with --residual True; this run has --residual False"):
+        load_weights(model, path, plain)
+    state = json.loads((Path(path) / "state.json").read_text())
+    del state["config"]["residual"]
+    (Path(path) / "state.json").write_text(json.dumps(state))
+    load_weights(model, path, plain)
+    with pytest.raises(UserError, match="made with --residual False; this run has --residual True"):
+        load_weights(model, path, config)
+    assert read_checkpoint("", path).state["config"]["residual"] is False
+
+
+# ---- the decoder's start
+
+
+def test_the_decoder_begins_at_the_mean_brightness_of_the_training_clips(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, start_at_mean=True, lr=1e-9, max_iterations=1, test_interval=1)
+    dataset = build_dataset(config, "train")
+    mean = np.mean([dataset[index].mean() for index in range(len(dataset))])
+    trainer.train(config)
+    weights = load_file(os.path.join(config.save_dir, "1", "model.safetensors"))
+    np.testing.assert_allclose(weights["decoder.bias"], np.full(16, mean), rtol=1e-5)
+    assert f"mean of {len(dataset)} training clips: {mean:.4f}" in (Path(config.save_dir) / "train.log").read_text()
+    # A run that is resumed, or that starts from weights, keeps its own.
+    trainer.train(dataclasses.replace(config, resume="newest", start_at_mean=False, max_iterations=2))
+    (tmp_path / "other").mkdir()
+    other = settings_for(kth_sample, tmp_path, save_dir=tmp_path / "other", lr=1e-9, max_iterations=1)
+    model = build_model(other)
+    model.decoder.bias.set_value(np.full([16], 0.25, np.float32))
+    start = save_checkpoint(dataclasses.replace(other, save_dir=str(tmp_path / "from")), 1, model, sgd(model))
+    trainer.train(dataclasses.replace(other, pretrained_model=start, start_at_mean=True))
+    weights = load_file(os.path.join(other.save_dir, "1", "model.safetensors"))
+    np.testing.assert_allclose(weights["decoder.bias"], np.full(16, 0.25), rtol=1e-5)
+
+
+def test_each_colour_has_its_own_brightness():
+    model = build_model(Config(img_width=16, patch_size=4, num_hidden="4", filter_size=3, img_channel=3))
+    model.start_at([0.1, 0.2, 0.3])
+    bias = model.decoder.bias.numpy().reshape([16, 3])  # a row for each pixel of a patch
+    np.testing.assert_allclose(bias, np.tile([0.1, 0.2, 0.3], [16, 1]), rtol=1e-6)
+
+
+def test_a_residual_network_has_no_brightness_to_begin_at():
+    with pytest.raises(UserError, match="--residual True and --start_at_mean True"):
+        Config(residual=True, start_at_mean=True)
+
+
+# ---- the average of the weights
+
+
+def test_the_average_follows_its_formula_and_gives_the_weights_back():
+    paddle.seed(0)
+    model = build_model(Config(img_width=16, patch_size=4, num_hidden="4", filter_size=3))
+    average = WeightAverage(model, 0.5)
+    expected = model.decoder.bias.numpy().astype(np.float64)
+    for iteration, value in enumerate((1.0, -2.0, 4.0, 0.5, 3.0, 7.0, 2.0, 1.0, 8.0, 3.0), start=1):
+        model.decoder.bias.set_value(np.full([16], value, np.float32))
+        average.update(iteration)
+        decay = min(0.5, (1 + iteration) / (10 + iteration))
+        expected = decay * expected + (1 - decay) * value
+    own = weights_of(model)
+    with average.in_use():
+        np.testing.assert_allclose(model.decoder.bias.numpy(), expected, rtol=1e-5)
+    for name, array in weights_of(model).items():
+        np.testing.assert_array_equal(array, own[name])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_tests_and_forecasts_use_the_average_and_training_its_own_weights(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, ema=0.9, lr=1e-3, max_iterations=3, test_interval=3)
+    trainer.train(config)
+    folder = f"{config.save_dir}/3"
+    own, average = (load_file(f"{folder}/{name}.safetensors") for name in ("model", "ema"))
+    assert any(np.abs(own[name] - average[name]).max() > 0 for name in own)
+    model = build_model(config)
+    load_weights(model, folder, config)
+    for name, array in weights_of(model).items():
+        np.testing.assert_array_equal(array, average[name])
+    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=folder))
+    in_training, tested = (
+        json.loads((Path(config.gen_frm_dir) / name / "metrics.json").read_text()) for name in ("3", "test_result")
+    )
+    assert in_training["model"] == tested["model"]
+    (tmp_path / "without").mkdir()
+    without = settings_for(kth_sample, tmp_path, save_dir=tmp_path / "without", lr=1e-3, max_iterations=3)
+    trainer.train(without)
+    same = load_file(f"{without.save_dir}/3/model.safetensors")
+    for name in own:
+        np.testing.assert_array_equal(own[name], same[name], err_msg=name)
+
+
+def test_a_damaged_average_is_noticed(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, ema=0.9, max_iterations=1)
+    trainer.train(config)
+    path = Path(config.save_dir) / "1" / "ema.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for read in (lambda: load_weights(build_model(config), str(path.parent), config),
+                 lambda: read_checkpoint("", str(path.parent))):  # fmt: skip
+        with pytest.raises(UserError, match="ema.safetensors is damaged"):
+            read()
+
+
+# ---- all of it
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_with_the_recipe_in_two_pieces_is_the_run_in_one_go(kth_sample, tmp_path, monkeypatch):
+    runs = []
+    for name in ("one", "pieces"):
+        (tmp_path / name).mkdir()
+        runs.append(settings_for(
+            kth_sample, tmp_path / name, **RECIPE, max_iterations=7, test_interval=4, snapshot_interval=5,
+            sampling_changing_rate=0.2,
+        ))  # fmt: skip
+    one, pieces = runs
+    trainer.train(one)
+    with monkeypatch.context() as context:
+        stop_after(context, 3)
+        with pytest.raises(Stopped):
+            trainer.train(pieces)
+    trainer.train(dataclasses.replace(pieces, resume="newest"))
+    for name in ("5", "7", "best"):
+        assert_same_checkpoint(f"{one.save_dir}/{name}", f"{pieces.save_dir}/{name}")
+    assert losses_of(one) == losses_of(pieces)
+
+
+def test_a_checkpoint_without_an_average_goes_on_with_one(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, snapshot_interval=1)
+    trainer.train(config)
+    trainer.train(dataclasses.replace(config, resume="newest", ema=0.5, max_iterations=3))
+    before, after = (load_file(f"{config.save_dir}/{name}") for name in ("2/model.safetensors", "3/model.safetensors"))
+    average = load_file(f"{config.save_dir}/3/ema.safetensors")
+    decay = 4 / 13  # (1 + 3) / (10 + 3)
+    for name in before:
+        np.testing.assert_allclose(
+            average[name], decay * before[name] + (1 - decay) * after[name], rtol=0, atol=1e-6, err_msg=name
+        )
