@@ -97,7 +97,7 @@ BAD_VALUES = [
     ({"lr_schedule": "1e-3:10,"}, "--lr_schedule 1e-3:10,: the stage '' is not rate:iterations"),
     ({"lr_schedule": "1e-3:10,0:10"}, "--lr_schedule 1e-3:10,0:10: the stage '0:10' is not rate:iterations"),
     ({"lr_schedule": "1e-3:2.5"}, "--lr_schedule 1e-3:2.5: the stage '1e-3:2.5' is not rate:iterations"),
-    ({"lr_schedule": "mnist"}, "expected stages as 1e-3:20000,5e-4:20000, cosine:PEAK:ITERATIONS:WARMUP, or one of kth"),
+    ({"lr_schedule": "mnist"}, "stages as 1e-3:20000,5e-4:20000, cosine:PEAK:ITERATIONS:WARMUP, or one of kth"),
     ({"lr_schedule": "cosine:1e-3"}, "--lr_schedule cosine:1e-3: expected cosine:PEAK:ITERATIONS"),
     ({"lr_schedule": "cosine:1e-3:10:10"}, "with WARMUP below ITERATIONS, as cosine:2e-3:10000:500"),
     ({"lr_schedule": "cosine:0:10"}, "--lr_schedule cosine:0:10: expected cosine:PEAK:ITERATIONS"),
