@@ -19,7 +19,7 @@ from src.models.forecaster import Forecaster
 from src.models.model_factory import build_model
 from src.utils.checkpoint import load_weights, save_checkpoint
 from src.utils.preprocess import reshape_patch, reshape_patch_back
-from tests.conftest import sgd
+from tests.conftest import sgd, trained
 
 pytestmark = pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting needs Paddle 3")
 ROOT = Path(__file__).parent.parent
@@ -76,11 +76,15 @@ def test_an_exported_program_forecasts_as_the_model_for_any_batch(checkpoint, ex
     np.testing.assert_allclose(found, forecast_of(network_of(checkpoint), given), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"layer_norm": False}, {"filter_size": 5, "img_channel": 3, "num_hidden": "6"}])
+@pytest.mark.parametrize(
+    "settings", [{"layer_norm": False}, {"residual": True}, {"filter_size": 5, "img_channel": 3, "num_hidden": "6"}]
+)
 def test_every_kind_of_network_can_be_exported(tmp_path, settings):
     config = Config(**{**SIZES, **settings})
     paddle.seed(4)
     network = build_model(config)
+    if config.residual:
+        trained(network)
     export_model.save_program(network, config, str(tmp_path / "model"))
     given = np.random.default_rng(5).random([2, 3, 16, 16, config.img_channel], np.float32)
     found = predict_exported.predict(tmp_path, given)

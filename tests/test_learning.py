@@ -23,7 +23,7 @@ from src.utils.metrics import BASELINE
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.signals import Stopped
 from src.utils.weight_average import WeightAverage
-from tests.conftest import relative_l2, settings_for, sgd, weights_of
+from tests.conftest import relative_l2, settings_for, sgd, trained, weights_of
 from tests.test_fast_layers import gradients_of
 from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
 
@@ -108,7 +108,7 @@ def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(layer_norm
     )  # fmt: skip
     paddle.seed(0)
     model = build_model(config)
-    model.decoder.weight.set_value(paddle.randn(model.decoder.weight.shape) * 0.1)
+    trained(model)
     rng = np.random.default_rng(0)
     frames = paddle.to_tensor(rng.random([2, 8, 6, 6, 16], np.float32))
     flags = paddle.to_tensor(rng.integers(0, 2, [2, 4, 1, 1, 1]).astype("float32"))

@@ -23,7 +23,7 @@ from src.utils import parallel
 from src.utils.checkpoint import checkpoints, read_checkpoint
 from src.utils.process_env import usable_cores
 from src.utils.scheduled_sampling import sampling_flags
-from tests.conftest import settings_for
+from tests.conftest import relative_l2, settings_for
 from tests.test_resume import assert_same_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +141,27 @@ def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactl
     assert_same_checkpoint(f"{job.save_dir}/12", f"{stopped.save_dir}/12")
     assert rows_of(job, "losses.csv") == rows_of(stopped, "losses.csv")
     assert rows_of(job, "metrics.csv") == rows_of(stopped, "metrics.csv")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_ranks_with_the_recipe_are_one_with_twice_the_batch(kth_sample, tmp_path, start):
+    """No norms, Adam, the mean of the clips at the start, an average of the weights."""
+    recipe = {
+        "layer_norm": False, "optimizer": "adam", "weight_decay": 0, "start_at_mean": True, "ema": 0.9,
+        "l1_weight": 0.3, "l1_from": 3, "lr_schedule": "cosine:1e-3:4:1", "max_iterations": 4,
+    }  # fmt: skip
+    alone = folders(kth_sample, tmp_path, "alone", batch_size=4, **recipe)
+    trainer.train(alone)
+    job = folders(kth_sample, tmp_path, "job", **recipe)
+    end_of(start(job, "logs"))
+    one, two = (read_checkpoint("", f"{config.save_dir}/4") for config in (alone, job))
+    for arrays, others in ((one.weights, two.weights), (one.average, two.average)):
+        assert arrays.keys() == others.keys() and arrays
+        for name, array in arrays.items():
+            # Adam divides by the size of a gradient: one that is nothing but rounding moves a weight by a whole step.
+            assert relative_l2(others[name], array) < 1e-3, name
+    figures = [[float(row["psnr"]) for row in rows_of(config, "metrics.csv")] for config in (alone, job)]
+    assert len(figures[0]) == 1 and figures[0] == pytest.approx(figures[1], abs=0.01)
 
 
 def test_a_test_by_two_ranks_takes_every_clip_once(kth_sample, tmp_path, start):
