@@ -37,8 +37,10 @@ LR_SCHEDULES = {
 }
 STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
 # The flags that decide which parameters a network has, and their meaning; and those of the frames it was shown.
-NETWORK_FLAGS = ("model_name", "num_hidden", "filter_size", "layer_norm", "residual", "patch_size", "img_channel")
-LATER_FLAGS = {"residual": False}  # those that older checkpoints do not name, and what they were made with
+NETWORK_FLAGS = (
+    "model_name", "num_hidden", "filter_size", "layer_norm", "norm_epsilon", "residual", "patch_size", "img_channel",
+)  # fmt: skip
+LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False}  # not named in older checkpoints, and what these were made with
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -271,6 +273,10 @@ class Config:
     filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
     num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
     layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates")
+    norm_epsilon: float = _flag(
+        1e-5, parse_float, "added to the variance in every norm; 1 keeps small states small, which learns sooner",
+        above=0.0, maximum=FLOAT32_LIMIT,
+    )  # fmt: skip
     residual: bool = _flag(
         False, parse_bool, "the decoder predicts what is added to the frame fed last, in place of the next frame itself"
     )

@@ -103,6 +103,7 @@ BAD_VALUES = [
     ({"lr_schedule": "cosine:0:10"}, "--lr_schedule cosine:0:10: expected cosine:PEAK:ITERATIONS"),
     ({"betas": "0.9"}, "--betas 0.9: expected two numbers from 0 to below 1 with a comma between"),
     ({"betas": "0.9,1"}, "--betas 0.9,1: expected two numbers from 0 to below 1 with a comma between"),
+    ({"norm_epsilon": 0}, "--norm_epsilon 0: expected a number above 0"),
     ({"l1_weight": -1}, "--l1_weight -1: expected 0.0 or more"),
     ({"l1_from": -1}, "--l1_from -1: expected 0 or more"),
     ({"ema": -0.1}, "--ema -0.1: expected 0.0 or more"),

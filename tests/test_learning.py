@@ -28,7 +28,7 @@ from tests.test_fast_layers import gradients_of
 from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
 
 RECIPE = {
-    "layer_norm": False, "residual": True, "optimizer": "adam", "weight_decay": 0, "betas": "0.9,0.999",
+    "norm_epsilon": 1, "residual": True, "optimizer": "adam", "weight_decay": 0, "betas": "0.9,0.999",
     "lr_schedule": "cosine:2e-3:6:2", "l1_weight": 0.3, "l1_from": 4, "ema": 0.9,
 }  # fmt: skip
 
@@ -100,11 +100,11 @@ def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_pa
     assert metrics["model"]["psnr"] == pytest.approx(metrics[BASELINE]["psnr"], abs=0.5)
 
 
-@pytest.mark.parametrize("layer_norm", [True, False])
-def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(layer_norm):
+@pytest.mark.parametrize("settings", [{}, {"norm_epsilon": 1}, {"layer_norm": False}])
+def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(settings):
     config = Config(
         img_width=24, patch_size=4, num_hidden="8,8", filter_size=3, input_length=3, total_length=8, residual=True,
-        layer_norm=layer_norm,
+        **settings,
     )  # fmt: skip
     paddle.seed(0)
     model = build_model(config)
@@ -119,20 +119,22 @@ def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(layer_norm
         assert relative_l2(found, expected[name]) < 1e-5, name
 
 
-def test_weights_of_a_residual_network_fit_no_other_and_older_checkpoints_are_not_residual(tmp_path):
-    config = settings_for("unused", tmp_path, residual=True)
-    plain = dataclasses.replace(config, residual=False)
+@pytest.mark.parametrize(("flag", "value", "before"), [("residual", True, False), ("norm_epsilon", 1.0, 1e-5)])
+def test_weights_of_another_function_are_refused_and_older_checkpoints_have_the_default(tmp_path, flag, value, before):
+    """The parameters of both are the same, so shapes do not tell; older checkpoints do not name the flag."""
+    config = settings_for("unused", tmp_path, **{flag: value})
+    plain = dataclasses.replace(config, **{flag: before})
     model = build_model(config)
     path = save_checkpoint(config, 1, model, sgd(model))
-    with pytest.raises(UserError, match="made with --residual True; this run has --residual False"):
+    with pytest.raises(UserError, match=f"made with --{flag} {value}; this run has --{flag} {before};"):
         load_weights(model, path, plain)
     state = json.loads((Path(path) / "state.json").read_text())
-    del state["config"]["residual"]
+    del state["config"][flag]
     (Path(path) / "state.json").write_text(json.dumps(state))
     load_weights(model, path, plain)
-    with pytest.raises(UserError, match="made with --residual False; this run has --residual True"):
+    with pytest.raises(UserError, match=f"made with --{flag} {before}; this run has --{flag} {value};"):
         load_weights(model, path, config)
-    assert read_checkpoint("", path).state["config"]["residual"] is False
+    assert read_checkpoint("", path).state["config"][flag] == before
 
 
 # ---- the decoder's start

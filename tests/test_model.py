@@ -155,10 +155,17 @@ def test_every_model_name_builds():
         assert isinstance(build_model(Config(**SMALL, model_name=name)), paddle.nn.Layer)
 
 
-def test_norm_epsilon_reaches_every_norm():
-    model = build_model(Config(**SMALL), norm_epsilon=1e-3)
-    norms = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.GroupNorm)]
-    assert len(norms) == 8 and all(norm._epsilon == 1e-3 for norm in norms)
+@pytest.mark.parametrize(
+    ("model", "epsilon"),
+    [
+        (lambda: build_model(Config(**SMALL)), 1e-5),
+        (lambda: build_model(Config(**SMALL, norm_epsilon=1)), 1.0),
+        (lambda: build_model(Config(**SMALL, norm_epsilon=1), norm_epsilon=1e-3), 1e-3),
+    ],
+)
+def test_norm_epsilon_reaches_every_norm(model, epsilon):
+    norms = [layer for layer in model().sublayers() if isinstance(layer, paddle.nn.GroupNorm)]
+    assert len(norms) == 8 and all(norm._epsilon == epsilon for norm in norms)
 
 
 def test_tensorflow_variables_that_do_not_fit_are_all_listed():

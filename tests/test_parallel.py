@@ -145,7 +145,7 @@ def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactl
 
 @pytest.mark.usefixtures("undrawn")
 def test_two_ranks_with_the_recipe_are_one_with_twice_the_batch(kth_sample, tmp_path, start):
-    """No norms, Adam, the mean of the clips at the start, an average of the weights."""
+    """Without norms, with Adam, the mean of the clips at the start, an average of the weights."""
     recipe = {
         "layer_norm": False, "optimizer": "adam", "weight_decay": 0, "start_at_mean": True, "ema": 0.9,
         "l1_weight": 0.3, "l1_from": 3, "lr_schedule": "cosine:1e-3:4:1", "max_iterations": 4,

@@ -1,0 +1,34 @@
+"""The benchmarks run: a few iterations of each kind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(tmp_path, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / "learning.py", *arguments, "--out", tmp_path]
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_learning_prints_a_row_for_each_trial_and_goes_on_where_it_was(tmp_path):
+    arguments = ("digits", "--quick", "--flags", "--num_hidden 4,4 --optimizer adam --lr 1e-3 --layer_norm False")
+    lines = run(tmp_path, *arguments)
+    assert lines[0].startswith("| trial | seed | PSNR, dB") and lines[2].startswith("| own | 1 | ")
+    cells = [float(cell) for cell in lines[2].strip("| ").split(" | ")[2:]]
+    assert len(cells) == 6 and cells[0] > 5  # PSNR of a forecast, and of repeating the last frame, ...
+    assert lines[-1] == f"curves: {tmp_path}/digits_quick/learning.png" and Path(lines[-1].split(": ")[1]).exists()
+    again = run(tmp_path, *arguments, "--iterations", "3")
+    assert again[2].startswith("| own | 1 | ")
+    output = (tmp_path / "digits_quick" / "own_seed1" / "output.txt").read_text()
+    assert "going on from" in output and "iteration 2/" not in output
+
+
+def test_learning_lists_its_trials_and_refuses_unknown_ones(tmp_path):
+    assert any(line.startswith("recipe: ") for line in run(tmp_path, "quickstart", "--list"))
+    command = [sys.executable, ROOT / "benchmarks" / "learning.py", "digits", "--only", "nothing"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and "--only nothing: no such trial; known: " in result.stderr
