@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shlex
 import statistics
@@ -29,7 +28,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.utils.metrics import BASELINE  # noqa: E402
 from src.utils.process_env import usable_cores  # noqa: E402
 
 # Recordings of KTH to watch, of the persons 01 to 16 that train: not trained on here.
@@ -139,7 +137,7 @@ def main() -> None:
             pool.submit(run_trial, task, filled(trials[name], task), train, test, seed, path_of(out, name, seed))
             for name, seed in runs
         ]
-        print(f"| trial | seed | PSNR, dB | repeat | SSIM | repeat | MSE | s an iteration |\n|{8 * '---|'}")
+        print(f"| trial | seed | iterations | PSNR, dB | repeat | SSIM | repeat | MSE | s an iteration |\n|{9 * '---|'}")
         for (name, seed), job in zip(runs, jobs):
             print(f"| {name} | {seed} | {job.result()} |", flush=True)
     curves = {f"{name}, seed {seed}": path_of(out, name, seed) / "checkpoints" for name, seed in runs}
@@ -206,7 +204,7 @@ def run_trial(task: Task, flags: str, train: Path, test: Path, seed: str, folder
         "--train_data_paths", str(train), "--valid_data_paths", str(test), "--save_dir", str(folder / "checkpoints"),
         "--gen_frm_dir", str(folder / "tests"), "--batch_size", str(task.batch_size), "--num_workers", "0",
         "--max_iterations", str(task.iterations), "--test_interval", str(task.tests), "--snapshot_interval",
-        str(task.tests), "--display_interval", "10", *task.network.split(), *shlex.split(flags),
+        str(task.tests), *task.network.split(), *shlex.split(flags),
     ]  # fmt: skip
     with open(folder / "output.txt", "w", encoding="utf-8") as output:
         result = subprocess.run(
@@ -216,11 +214,10 @@ def run_trial(task: Task, flags: str, train: Path, test: Path, seed: str, folder
     if result.returncode:
         last = (folder / "output.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
         return f"ended with status {result.returncode}: {''.join(last)}"
-    metrics = json.loads((folder / "tests" / str(task.iterations) / "metrics.json").read_text(encoding="utf-8"))
-    model, repeat = metrics["model"], metrics[BASELINE]
+    last = rows_of(folder / "checkpoints" / "metrics.csv")[-1]
+    figures = [float(last[name]) for name in ("psnr", "repeat_psnr", "ssim", "repeat_ssim", "mse")]
     seconds = statistics.median(float(row["seconds"]) for row in rows_of(folder / "checkpoints" / "losses.csv"))
-    cells = f"{model['psnr']:.2f} | {repeat['psnr']:.2f} | {model['ssim']:.3f} | {repeat['ssim']:.3f}"
-    return f"{cells} | {model['mse']:.2f} | {seconds:.2f}"
+    return "{} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.2f} | {:.2f}".format(last["iteration"], *figures, seconds)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -17,12 +17,12 @@ def run(tmp_path, *arguments):
 def test_learning_prints_a_row_for_each_trial_and_goes_on_where_it_was(tmp_path):
     arguments = ("digits", "--quick", "--flags", "--num_hidden 4,4 --optimizer adam --lr 1e-3 --layer_norm False")
     lines = run(tmp_path, *arguments)
-    assert lines[0].startswith("| trial | seed | PSNR, dB") and lines[2].startswith("| own | 1 | ")
+    assert lines[0].startswith("| trial | seed | iterations | PSNR, dB") and lines[2].startswith("| own | 1 | ")
     cells = [float(cell) for cell in lines[2].strip("| ").split(" | ")[2:]]
-    assert len(cells) == 6 and cells[0] > 5  # PSNR of a forecast, and of repeating the last frame, ...
+    assert len(cells) == 7 and cells[0] == 2 and cells[1] > 5  # PSNR of a forecast after 2 iterations
     assert lines[-1] == f"curves: {tmp_path}/digits_quick/learning.png" and Path(lines[-1].split(": ")[1]).exists()
-    again = run(tmp_path, *arguments, "--iterations", "3")
-    assert again[2].startswith("| own | 1 | ")
+    again = run(tmp_path, *arguments, "--iterations", "4")
+    assert again[2].startswith("| own | 1 | 4 | ")
     output = (tmp_path / "digits_quick" / "own_seed1" / "output.txt").read_text()
     assert "going on from" in output and "iteration 2/" not in output
 
