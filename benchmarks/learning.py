@@ -137,7 +137,8 @@ def main() -> None:
             pool.submit(run_trial, task, filled(trials[name], task), train, test, seed, path_of(out, name, seed))
             for name, seed in runs
         ]
-        print(f"| trial | seed | iterations | PSNR, dB | repeat | SSIM | repeat | MSE | s an iteration |\n|{9 * '---|'}")
+        print("| trial | seed | iterations | PSNR, dB | repeat | SSIM | repeat | MSE | s an iteration |")
+        print("|" + 9 * "---|")
         for (name, seed), job in zip(runs, jobs):
             print(f"| {name} | {seed} | {job.result()} |", flush=True)
     curves = {f"{name}, seed {seed}": path_of(out, name, seed) / "checkpoints" for name, seed in runs}
