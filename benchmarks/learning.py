@@ -53,11 +53,14 @@ ADAM = "--optimizer adam --weight_decay 0"
 PAPER = f"{ADAM} --lr 1e-3"
 # Everything that a trial of the recipe does not change. {n10}: a tenth of the iterations; {eta60}: the rate at which
 # eta falls to 0 at 60 % of them.
-FALL = f"{ADAM} --sampling_changing_rate {{eta60}}"
+FALL = f"{ADAM} --sampling_changing_rate {{eta40}}"
 NO_L1 = f"{FALL} --l1_weight 0"
-COSINE = "--lr_schedule cosine:4e-3:{n100}:{n10}"
+COSINE = "--lr_schedule cosine:4e-3:{n100}:{n5}"
+PEAK_3E_3 = "--lr_schedule cosine:3e-3:{n100}:{n5}"
+PEAK_2E_3 = "--lr_schedule cosine:2e-3:{n100}:{n5}"
 BETAS = "--betas 0.9,0.999"
-RECIPE = f"{FALL} {COSINE} {BETAS} --norm_epsilon 1 --l1_weight 0.3 --l1_from {{n85}}"
+LATE_L1 = "--l1_weight 0.1 --l1_from {n80}"
+RECIPE = f"{FALL} {COSINE} {BETAS} {LATE_L1} --norm_epsilon 1"
 ONE_DIGIT = "--digits 1 --digit_size 16 --size 32"
 TASKS = {
     # 6 frames given, 6 predicted, 2 layers of 16: two minutes a trial.
@@ -89,12 +92,21 @@ TASKS = {
         "--persons 01,02,03,04,05,06,07,08,17,18", 0, 0,
         "--img_width 32 --patch_size 4 --num_hidden 64 --filter_size 3 --input_length 5 --total_length 10",
         1, 3000, 1000,
-        {"recipe": RECIPE},
+        {
+            "before": "--lr_schedule 3e-3:{n57},7e-4:{n27},1.5e-4:{n16}",  # SGD
+            "adam": f"{ADAM} {PEAK_3E_3} {BETAS}",
+            "eta": f"{FALL} {PEAK_3E_3} {BETAS}",
+            "eta_l1": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1}",
+            "eta_epsilon": f"{FALL} {PEAK_3E_3} {BETAS} --norm_epsilon 1",
+            "recipe": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1",
+            "recipe_residual": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1 --residual True",
+            "recipe_no_norms": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1 --layer_norm False",
+        },
     ),
     "kth": Task(
         "kth", "", 0, 0, "--img_width 64 --input_length 10 --total_length 20 --patch_size 8 --num_hidden 64",
         4, 3000, 300,
-        {"recipe": RECIPE},
+        {"recipe": f"{FALL} {PEAK_2E_3} {BETAS} --norm_epsilon 1 --residual True --l1_weight 0.2 --l1_from {{n50}}"},
     ),
 }  # fmt: skip
 
