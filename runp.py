@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 from src.config import Config
 from src.errors import UserError
-from src.utils.process_env import set_gpu_allocator
-from src.utils.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
+from src.runtime.process_env import set_gpu_allocator
+from src.runtime.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.utils.process_env import usable_cores  # noqa: E402
+from src.runtime.process_env import usable_cores  # noqa: E402
 
 # Recordings of KTH to watch, of the persons 01 to 16 that train: not trained on here.
 KEPT_OUT = ("person16", "person15_running")

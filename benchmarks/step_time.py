@@ -5,10 +5,10 @@
     python benchmarks/step_time.py --lengths 8 --profile       where the time of the model goes
 
 Each measurement is a process of its own, so that its peak memory is its own; the implementations take turns. "plain"
-runs with the process settings of src/utils/process_env.py, as the model does; "unset" is plain with MKL's settings but
-glibc's own allocator, as a program has it that knows nothing of that file. A forecast keeps no gradients. GMAC/s counts
-the multiplications the equations need, 3 times for a step (forward, and two products backward), whoever needs more. The
-peak is that of the whole process, Paddle's libraries (0.3 GB) included.
+runs with the process settings of src/runtime/process_env.py, as the model does; "unset" is plain with MKL's settings
+but glibc's own allocator, as a program has it that knows nothing of that file. A forecast keeps no gradients. GMAC/s
+counts the multiplications the equations need, 3 times for a step (forward, and two products backward), whoever needs
+more. The peak is that of the whole process, Paddle's libraries (0.3 GB) included.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def measure(
     if who == "unset":  # the package without its __init__, which prepares the process
         sys.modules["src"] = types.ModuleType("src")
         sys.modules["src"].__path__ = [str(ROOT / "src")]
-        from src.utils.process_env import set_mkl_variables
+        from src.runtime.process_env import set_mkl_variables
 
         set_mkl_variables()
     warnings.filterwarnings("ignore", message="No ccache found")

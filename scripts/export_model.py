@@ -30,11 +30,11 @@ import src  # noqa: E402, F401  (before paddle)
 
 import paddle  # noqa: E402  # isort: skip
 
+from src.checkpoints.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
 from src.config import Config  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.models.forecaster import Forecaster  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
-from src.utils.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
 
 PROGRAM = "model"
 SIZES_FILE = "forecast.json"

@@ -128,7 +128,7 @@ def find_data(data: str) -> Found | None:
 
 def sequences_file(folder: Path) -> Path | None:
     """KTH's 00sequences.txt in the folder or below it, None where it is not there."""
-    from src.data_provider.kth_videos import SEQUENCES_FILE
+    from src.data_provider.kth_sequences import SEQUENCES_FILE
 
     return next((Path(path) / SEQUENCES_FILE for path, _, names in _walk(folder) if SEQUENCES_FILE in names), None)
 
@@ -139,7 +139,7 @@ def example_film(data: Path) -> tuple[Path, int]:
     Raises:
         CommandFailed: there is none.
     """
-    from src.data_provider.kth_videos import ACTIONS
+    from src.data_provider.kth_sequences import ACTIONS
 
     for action in reversed(ACTIONS):  # walking first: it is the easiest to see
         for path in sorted((data / action).glob("person*")):
@@ -154,7 +154,7 @@ def example_film(data: Path) -> tuple[Path, int]:
 
 def _find_kth(folder: Path) -> Found | None:
     # Not at the top: these want packages that a later cell than the first installs.
-    from src.data_provider.kth_videos import ACTIONS
+    from src.data_provider.kth_sequences import ACTIONS
     from src.data_provider.videos import is_video
 
     to_prepare = False
@@ -179,7 +179,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_recording(name: str) -> bool:
-    from src.data_provider.kth_videos import recording_of
+    from src.data_provider.kth_sequences import recording_of
 
     return recording_of(Path(name).stem) is not None
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src.data_provider.kth_videos import (  # noqa: E402
+from src.data_provider.kth_sequences import (  # noqa: E402
     MISSING_IN_KTH,
     Ranges,
     all_recordings,
@@ -42,8 +42,8 @@ from src.data_provider.kth_videos import (  # noqa: E402
 )
 from src.data_provider.videos import frames_of, is_video  # noqa: E402
 from src.errors import UserError  # noqa: E402
-from src.utils.process_env import usable_cores  # noqa: E402
-from src.utils.signals import die_with_parent  # noqa: E402
+from src.runtime.process_env import usable_cores  # noqa: E402
+from src.runtime.signals import die_with_parent  # noqa: E402
 
 SETTINGS_FILE = "prepared.json"  # in --out: what its recordings were made with
 NAMES_SHOWN = 3

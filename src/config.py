@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from src.errors import UserError
-from src.utils import ranks
+from src.runtime import ranks
 
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist", "folder")

@@ -17,14 +17,7 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from src.config import Config, lr_schedule_length
-from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
-from src.data_provider.folder import film_name, read_film
-from src.errors import LostFile, UserError, WriteError
-from src.layers.precision import autocast, check_precision
-from src.models.model_factory import build_model
-from src.utils import parallel, ranks
-from src.utils.checkpoint import (
+from src.checkpoints.checkpoint import (
     BEST,
     Checkpoint,
     checkpoints,
@@ -40,15 +33,14 @@ from src.utils.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from src.utils.device import set_device
-from src.utils.log import Progress, log_to
-from src.utils.loss_scale import LossScale
-from src.utils.metrics import BASELINE, UNITS
-from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
-from src.utils.pictures import FRAMES_PER_SECOND, PER_FRAME_FILE, VIDEO_FILE, animation, draw_per_frame, write_mp4
-from src.utils.preprocess import reshape_patch, reshape_patch_back
-from src.utils.records import Records
-from src.utils.results import (
+from src.checkpoints.resume import check_clips, find_checkpoint, is_own
+from src.config import Config, lr_schedule_length
+from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.data_provider.folder import film_name, read_film
+from src.errors import LostFile, UserError, WriteError
+from src.layers.precision import autocast, check_precision
+from src.models.model_factory import build_model
+from src.reports.forecast_report import (
     METRICS_FILE,
     Figures,
     remove_forecast,
@@ -57,9 +49,17 @@ from src.utils.results import (
     write_metrics,
     write_pictures,
 )
-from src.utils.resume import check_clips, find_checkpoint, is_own
+from src.reports.pictures import FRAMES_PER_SECOND, PER_FRAME_FILE, VIDEO_FILE, animation, draw_per_frame, write_mp4
+from src.reports.training_report import Records
+from src.runtime import parallel, ranks
+from src.runtime.device import set_device
+from src.runtime.log import Progress, log_to
+from src.runtime.signals import Stopped, StopRequest
+from src.utils.loss_scale import LossScale
+from src.utils.metrics import BASELINE, UNITS
+from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
+from src.utils.preprocess import reshape_patch, reshape_patch_back
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
-from src.utils.signals import Stopped, StopRequest
 from src.utils.weight_average import WeightAverage
 
 MEAN_CLIPS = 100  # whose mean --start_at_mean takes

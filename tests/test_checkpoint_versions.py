@@ -20,9 +20,9 @@ import src  # noqa: F401  (before paddle)
 import paddle  # isort: skip
 
 from src import trainer
+from src.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config
 from src.models.model_factory import build_model
-from src.utils.checkpoint import read_checkpoint, save_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINTS = GOLDEN / "versions"

@@ -11,8 +11,8 @@ import pytest
 
 import runp
 from scripts.make_sample_data import make_tree
+from src.checkpoints.checkpoint import checkpoints
 from src.config import Config
-from src.utils.checkpoint import checkpoints
 
 ROOT = Path(__file__).parent.parent
 

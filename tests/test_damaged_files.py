@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src import trainer
+from src.checkpoints.checkpoint import load_weights, read_checkpoint
+from src.checkpoints.resume import find_checkpoint
 from src.config import Config
 from src.data_provider.clips import read_picture
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import load_weights, read_checkpoint
 from src.utils.optimizer import build_optimizer, build_schedule
-from src.utils.resume import find_checkpoint
 from tests.conftest import settings_for
 
 MANY = settings(

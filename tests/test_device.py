@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from src.errors import UserError
-from src.utils import device
+from src.runtime import device
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen,
 def test_paddle_gets_the_allocator_of_the_flag_unless_the_user_has_set_one(grow, own, expected):
     """That it then takes nearly the whole card is Paddle's default: FLAGS_fraction_of_gpu_memory_to_use is 0.92."""
     names = ["FLAGS_allocator_strategy", "FLAGS_fraction_of_gpu_memory_to_use"]
-    code = f"from src.utils.process_env import set_gpu_allocator\nset_gpu_allocator({grow})\nimport paddle\n"
+    code = f"from src.runtime.process_env import set_gpu_allocator\nset_gpu_allocator({grow})\nimport paddle\n"
     code += f"print(*paddle.get_flags({names}).values())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGS_")}
     result = subprocess.run([sys.executable, "-c", code], env={**environment, **own}, capture_output=True, text=True)

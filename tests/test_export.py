@@ -14,10 +14,10 @@ import paddle
 import pytest
 
 from scripts import export_model, predict_exported
+from src.checkpoints.checkpoint import load_weights, save_checkpoint
 from src.config import Config
 from src.models.forecaster import Forecaster
 from src.models.model_factory import build_model
-from src.utils.checkpoint import load_weights, save_checkpoint
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import sgd, trained
 

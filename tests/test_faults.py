@@ -22,12 +22,12 @@ import pytest
 
 from scripts.make_sample_data import make_tree
 from src import trainer
+from src.checkpoints.checkpoint import checkpoints, load_weights, read_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import checkpoints, load_weights, read_checkpoint
-from src.utils.signals import SIGNALS
+from src.runtime.signals import SIGNALS
 from tests.conftest import settings_for
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ import numpy as np
 import src
 from src import trainer  # before the forks: loading paddle takes seconds
 from src.config import Config
-from src.utils.checkpoint import checkpoints, read_checkpoint
+from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 
 rng = np.random.default_rng(0)
 flags = eval(sys.argv[2])

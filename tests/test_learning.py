@@ -14,14 +14,14 @@ from safetensors.numpy import load_file
 
 from benchmarks.plain_e3d import plain_e3d
 from src import trainer
+from src.checkpoints.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from src.runtime.signals import Stopped
 from src.utils.metrics import BASELINE
 from src.utils.optimizer import build_optimizer, build_schedule
-from src.utils.signals import Stopped
 from src.utils.weight_average import WeightAverage
 from tests.conftest import relative_l2, settings_for, sgd, trained, weights_of
 from tests.test_fast_layers import gradients_of

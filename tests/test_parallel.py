@@ -16,12 +16,12 @@ import paddle
 import pytest
 
 from src import trainer
+from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
 from src.errors import UserError
-from src.utils import parallel
-from src.utils.checkpoint import checkpoints, read_checkpoint
-from src.utils.process_env import usable_cores
+from src.runtime import parallel
+from src.runtime.process_env import usable_cores
 from src.utils.scheduled_sampling import sampling_flags
 from tests.conftest import relative_l2, settings_for
 from tests.test_resume import assert_same_checkpoint
@@ -270,8 +270,8 @@ from src.config import Config
 from src.errors import LostFile, UserError
 from src.models.model_factory import build_model
 from src.trainer import _check_same_data, _check_same_flags, prediction_loss
-from src.utils import parallel, ranks
-from src.utils.signals import Stopped
+from src.runtime import parallel, ranks
+from src.runtime.signals import Stopped
 
 paddle.set_device("cpu")
 parallel.start("cpu")

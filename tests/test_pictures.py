@@ -17,10 +17,10 @@ from src import trainer
 from src.data_provider.datasets_factory import build_dataset
 from src.errors import WriteError
 from src.models.model_factory import build_model
-from src.utils import pictures
-from src.utils.files import write_whole
-from src.utils.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
-from src.utils.results import write_pictures
+from src.reports import pictures
+from src.reports.forecast_report import write_pictures
+from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
+from src.runtime.files import write_whole
 from tests.conftest import settings_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -322,5 +322,5 @@ def test_a_clip_of_thirty_frames_is_written_whole(tmp_path):
 
 
 def test_pictures_need_no_paddle():
-    code = "import sys, src.utils.results, src.utils.pictures; sys.exit('paddle' in sys.modules)"
+    code = "import sys, src.reports.forecast_report, src.reports.pictures; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

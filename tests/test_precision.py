@@ -18,6 +18,7 @@ from paddle.base.framework import _dygraph_tracer
 from benchmarks.plain_e3d import recall as plain_recall
 from scripts.export_model import PROGRAM, export
 from src import trainer
+from src.checkpoints.checkpoint import DamagedCheckpoint, load_weights, read_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset, train_batches
 from src.errors import UserError
@@ -31,10 +32,9 @@ from src.layers.precision import (
     precision_in_force,
 )
 from src.models.model_factory import build_model
+from src.runtime.signals import Stopped
 from src.utils import loss_scale as loss_scale_module
-from src.utils.checkpoint import DamagedCheckpoint, load_weights, read_checkpoint
 from src.utils.loss_scale import GROWTH_INTERVAL, LARGEST, PATIENCE, SMALLEST, LossScale
-from src.utils.signals import Stopped
 from tests.conftest import assert_same_weights, relative_l2, settings_for, trained, weights_of
 from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
 

@@ -15,12 +15,12 @@ import paddle
 import pytest
 
 from src import trainer
+from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import LR_SCHEDULES, Config
 from src.data_provider.datasets_factory import build_dataset
 from src.errors import UserError
-from src.utils.checkpoint import checkpoints, read_checkpoint
+from src.runtime.signals import Stopped
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
-from src.utils.signals import Stopped
 from tests.conftest import settings_for
 
 ROOT = Path(__file__).parent.parent
@@ -183,7 +183,7 @@ def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_pat
     path.write_text(json.dumps({**state, "train_clips": clips * 2}))
     with pytest.raises(UserError, match=f"had {clips * 2} clips, --train_data_paths has {clips}"):
         trainer.train(again)
-    monkeypatch.setattr("src.utils.resume.CLIPS_MAY_DIFFER", 0.5)
+    monkeypatch.setattr("src.checkpoints.resume.CLIPS_MAY_DIFFER", 0.5)
     trainer.train(again)
     assert f"had {clips * 2} clips when" in (tmp_path / "ck" / "train.log").read_text()
 
@@ -191,7 +191,7 @@ def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_pat
 def test_two_runs_in_one_folder_are_refused(kth_sample, tmp_path, monkeypatch):
     config = settings_for(kth_sample, tmp_path, max_iterations=1)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom src.utils.log import log_to\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom src.runtime.log import log_to\n"
         "log_to(sys.argv[2]); print('locked', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(ROOT), config.save_dir]

@@ -12,13 +12,13 @@ import pytest
 
 from scripts.make_sample_data import make_tree
 from src import trainer
+from src.checkpoints.checkpoint import checkpoints, load_weights, save_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.utils.checkpoint import checkpoints, load_weights, save_checkpoint
+from src.reports.forecast_report import Figures, table, write_pictures
 from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
-from src.utils.results import Figures, table, write_pictures
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from tests.conftest import assert_same_weights, load_golden, settings_for, sgd, weights_of
 
@@ -485,7 +485,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_nothing(saved
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.utils.checkpoint._write", no_space)
+    monkeypatch.setattr("src.checkpoints.checkpoint._write", no_space)
     with pytest.raises(UserError, match="--save_dir .*checkpoint 4 cannot be written .No space left on device."):
         save_checkpoint(config, 4, model, sgd(model))
     assert os.listdir(config.save_dir) == ["3"]

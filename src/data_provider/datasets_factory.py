@@ -23,8 +23,8 @@ from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
-from src.utils import ranks
-from src.utils.signals import SIGNALS, die_with_parent
+from src.runtime import ranks
+from src.runtime.signals import SIGNALS, die_with_parent
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
 MAX_DEATHS = 3  # of reading processes, in a row

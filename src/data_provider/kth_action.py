@@ -20,7 +20,7 @@ from src.data_provider.clips import (
     numbered_pictures,
     recording_of_video,
 )
-from src.data_provider.kth_videos import SEQUENCES_FILE, Ranges, frame_numbers, read_sequences, recording_of
+from src.data_provider.kth_sequences import SEQUENCES_FILE, Ranges, frame_numbers, read_sequences, recording_of
 from src.data_provider.videos import is_video
 from src.errors import UserError
 

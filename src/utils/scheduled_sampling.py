@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from src.config import Config
-from src.utils import ranks
+from src.runtime import ranks
 
 STREAM = 1  # keeps these draws apart from the data order's, which come from the same seed
 

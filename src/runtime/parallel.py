@@ -25,9 +25,9 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddle.distributed.parallel import sync_params_buffers
 
 from src.errors import LostFile, UserError
-from src.utils import ranks
-from src.utils.device import ACCELERATORS
-from src.utils.signals import SIGNALS, Stopped, first_signal
+from src.runtime import ranks
+from src.runtime.device import ACCELERATORS
+from src.runtime.signals import SIGNALS, Stopped, first_signal
 
 BACKEND = "PADDLE_DISTRI_BACKEND"  # the variable in which Paddle looks for its name
 CARDS = {kind: f"FLAGS_selected_{kind}s" for kind in ACCELERATORS}  # where the launcher notes a rank's card

@@ -13,7 +13,7 @@ from PIL import Image
 
 from src.data_provider.videos import frames_of
 from src.errors import WriteError
-from src.utils.files import replacing, write_whole
+from src.runtime.files import replacing, write_whole
 from src.utils.metrics import BASELINE, PEAK, UNITS, to_uint8
 
 SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "forecast.mp4", "per_frame.png"

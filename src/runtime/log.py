@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from src.config import Config
 from src.errors import UserError
-from src.utils import ranks
+from src.runtime import ranks
 
 LOG_FILE = "train.log"
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next

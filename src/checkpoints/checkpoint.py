@@ -32,7 +32,7 @@ from safetensors.numpy import save as to_bytes
 
 from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
-from src.utils.files import free_name
+from src.runtime.files import free_name
 from src.utils.loss_scale import is_scale
 from src.utils.weight_average import WeightAverage
 

@@ -6,10 +6,7 @@ import dataclasses
 import logging
 import os
 
-from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config
-from src.errors import UserError
-from src.utils import ranks
-from src.utils.checkpoint import (
+from src.checkpoints.checkpoint import (
     NAMES_SHOWN,
     Checkpoint,
     DamagedCheckpoint,
@@ -19,6 +16,9 @@ from src.utils.checkpoint import (
     ours,
     read_checkpoint,
 )
+from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config
+from src.errors import UserError
+from src.runtime import ranks
 
 # Those that decide the clips, their order, and whether the optimizer's state fits: a run goes on with the same ones.
 RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", *FRAME_FLAGS, "batch_size", "seed", "optimizer")

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import WriteError
-from src.utils.files import write_whole
-from src.utils.metrics import BASELINE, UNITS, frame_mse, frame_psnr, frame_ssim, to_uint8
-from src.utils.pictures import (
+from src.reports.pictures import (
     ANIMATION_FILE,
     FRAMES_PER_SECOND,
     PER_FRAME_FILE,
@@ -24,6 +22,8 @@ from src.utils.pictures import (
     write_gif,
     write_png,
 )
+from src.runtime.files import write_whole
+from src.utils.metrics import BASELINE, UNITS, frame_mse, frame_psnr, frame_ssim, to_uint8
 
 PICTURE_NAME = re.compile(rf"(gt|pd)\d+\.png|{re.escape(SHEET_FILE)}|{re.escape(ANIMATION_FILE)}")
 METRICS_FILE = "metrics.json"

@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 
-from src.utils import ranks
+from src.runtime import ranks
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD = -1

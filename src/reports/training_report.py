@@ -23,8 +23,8 @@ import numpy as np
 import paddle
 
 from src.config import Config
-from src.utils import ranks
-from src.utils.files import free_name, write_whole
+from src.runtime import ranks
+from src.runtime.files import free_name, write_whole
 from src.utils.metrics import BASELINE, UNITS, to_uint8
 
 CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
