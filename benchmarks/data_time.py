@@ -25,7 +25,8 @@ import src  # noqa: F401, E402  (before paddle)
 import paddle  # isort: skip  # noqa: E402
 from scripts.make_sample_data import make_tree  # noqa: E402
 from src.config import Config  # noqa: E402
-from src.data_provider.datasets_factory import build_dataset, train_batches  # noqa: E402
+from src.data_provider.datasets_factory import build_dataset  # noqa: E402
+from src.data_provider.loader import train_batches  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
 from src.trainer import train_on_batch  # noqa: E402
 from src.utils.optimizer import build_optimizer, build_schedule  # noqa: E402

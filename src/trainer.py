@@ -35,8 +35,9 @@ from src.checkpoints.checkpoint import (
 )
 from src.checkpoints.resume import check_clips, find_checkpoint, is_own
 from src.config import Config, lr_schedule_length
-from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import film_name, read_film
+from src.data_provider.loader import test_batches, train_batches
 from src.errors import LostFile, UserError, WriteError
 from src.layers.precision import autocast, check_precision
 from src.models.model_factory import build_model

@@ -13,8 +13,8 @@ from PIL import Image
 
 from src.config import Config
 from src.data_provider.clips import clip_starts, longest_run, read_picture
-from src.data_provider.datasets_factory import test_batches
 from src.data_provider.kth_action import CLIP_STRIDE, KTHAction
+from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
 from tests.conftest import GOLDEN, load_golden

@@ -8,8 +8,8 @@ import paddle
 import pytest
 
 from src.config import Config
-from src.data_provider.datasets_factory import test_batches
 from src.data_provider.kth_action import KTHAction
+from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.utils.metrics import batch_psnr, frame_mse, frame_psnr, to_uint8
 from src.utils.preprocess import reshape_patch, reshape_patch_back

@@ -24,7 +24,7 @@ from scripts.make_sample_data import make_tree
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, load_weights, read_checkpoint
 from src.config import Config
-from src.data_provider.datasets_factory import test_batches
+from src.data_provider.loader import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.runtime.signals import SIGNALS
@@ -453,7 +453,7 @@ def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
     code = (
         "import src, numpy as np, paddle, psutil\n"
         "from src.config import Config\n"
-        "from src.data_provider.datasets_factory import test_batches\n"
+        "from src.data_provider.loader import test_batches\n"
         "class Clips(paddle.io.Dataset):\n"
         "    def __len__(self): return 8\n"
         "    def __getitem__(self, index): return np.zeros([6, 16, 16, 1], np.float32)\n"
@@ -470,7 +470,7 @@ def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
 def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
     config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
     monkeypatch.setattr(
-        "src.data_provider.datasets_factory._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9)
+        "src.data_provider.loader._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9)
     )
     with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
         trainer.train(config)

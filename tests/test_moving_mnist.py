@@ -25,7 +25,7 @@ from scripts.make_moving_mnist import (
 )
 from src.config import Config
 from src.data_provider import npz_frames
-from src.data_provider.datasets_factory import test_batches
+from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
 

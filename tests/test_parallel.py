@@ -18,7 +18,8 @@ import pytest
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import Config
-from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.runtime import parallel
 from src.runtime.process_env import usable_cores

@@ -20,7 +20,8 @@ from scripts.export_model import PROGRAM, export
 from src import trainer
 from src.checkpoints.checkpoint import DamagedCheckpoint, load_weights, read_checkpoint
 from src.config import Config
-from src.data_provider.datasets_factory import build_dataset, train_batches
+from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.loader import train_batches
 from src.errors import UserError
 from src.layers import rnn_cell
 from src.layers.precision import (

@@ -14,7 +14,8 @@ from scripts.make_sample_data import make_tree
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, load_weights, save_checkpoint
 from src.config import Config
-from src.data_provider.datasets_factory import build_dataset, test_batches, train_batches
+from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import Figures, table, write_pictures

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from src import trainer
-from src.data_provider.datasets_factory import build_dataset, test_batches
+from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.kth_sequences import all_recordings, frame_numbers, read_sequences
+from src.data_provider.loader import test_batches
 from src.data_provider.videos import VideoCache, count_frames, frames_of
 from src.errors import LostFile, UserError
 from tests.conftest import settings_for

@@ -19,7 +19,6 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from src.errors import UserError
-from src.layers.place import on_cpu
 
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 CONVOLUTIONS = {"conv2d", "conv3d"}  # as Paddle names what autocast casts
@@ -27,6 +26,11 @@ CONVOLUTIONS = {"conv2d", "conv3d"}  # as Paddle names what autocast casts
 logger = logging.getLogger("e3d_lstm")
 
 _in_force = "fp32"
+
+
+def on_cpu(x: paddle.Tensor) -> bool:
+    """Whether x is on a CPU. False in a static graph: what will run it is not known, and it can hold no PyLayer."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 def precision_in_force() -> str:

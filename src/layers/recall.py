@@ -18,7 +18,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from src.layers.place import on_cpu
+from src.layers.precision import on_cpu
 
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be found first.

@@ -1,0 +1,232 @@
+"""Batches of clips: their order, the processes that read them, and what happens to files that are lost on the way."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import json
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Generator, Iterator, Sized
+
+import cv2
+import numpy as np
+import paddle
+
+from src.config import Config
+from src.errors import LostFile, UserError
+from src.runtime import ranks
+from src.runtime.signals import SIGNALS, die_with_parent
+
+TRAINING_TRIES = 8  # clips to try in place of a lost one
+MAX_DEATHS = 3  # of reading processes, in a row
+SECONDS_TO_END = 1.0  # for reading processes to finish their batch; then they are killed
+STREAM = 0  # keeps these draws apart from those of scheduled sampling, which come from the same seed
+
+logger = logging.getLogger("e3d_lstm")
+
+Batches = Generator[paddle.Tensor, None, None]  # its close() ends the processes that read
+
+
+def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Batches:
+    """Batches ``[B, T, H, W, C]`` for the iterations first_iteration .. max_iterations, in shuffled order.
+
+    With several ranks each has its own part of every iteration's clips.
+
+    A file that is lost during the run is told once, and another clip takes its place. A reading process that is killed
+    is started again. Neither changes the order of the clips that follow.
+
+    Raises:
+        UserError: a file cannot be read and could not be at the start; many are lost; processes are killed repeatedly.
+    """
+    return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration), tries=TRAINING_TRIES)
+
+
+def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
+    """Every clip exactly once, in order; the last batch may be smaller.
+
+    With several ranks the batches are dealt out: the first to rank 0, the second to rank 1, and so on.
+
+    Raises:
+        UserError: a file cannot be read; LostFile where it could be at the start.
+    """
+    order = range(len(dataset))
+    size = config.batch_size
+    batches = [list(order[start : start + size]) for start in range(0, len(dataset), size)]
+    return _load(config, dataset, batches[ranks.rank() :: ranks.rank_count()], tries=1)
+
+
+test_batches.__test__ = False  # the name is no test's
+
+
+class _ShuffledBatches:
+    """Indices of each iteration's batch: a function of the seed and the iteration, so a run can start anywhere.
+
+    One shuffled epoch follows another and batches are cut from that stream: each has exactly batch_size clips and no
+    clip is left out, also where batch_size does not divide the set or is larger than it. With N ranks an iteration's
+    batch has N * batch_size clips, of which each rank has its part.
+    """
+
+    def __init__(self, config: Config, clips: int, first_iteration: int) -> None:
+        self.config, self.clips, self.first_iteration = config, clips, first_iteration
+
+    def __len__(self) -> int:
+        return self.config.max_iterations - self.first_iteration + 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        size = self.config.batch_size * ranks.rank_count()
+        for iteration in range(self.first_iteration, self.config.max_iterations + 1):
+            batch = []
+            for position in range((iteration - 1) * size, iteration * size):
+                if position // self.clips != epoch:
+                    epoch = position // self.clips
+                    order = np.random.default_rng([self.config.seed, STREAM, epoch]).permutation(self.clips)
+                batch.append(int(order[position % self.clips]))
+            yield ranks.own_part(batch)
+
+
+class _WithNotes(paddle.io.Dataset):
+    """(clip, notes): an exception in place of the clip where there is none, and what was lost on the way to it.
+
+    An exception in a DataLoader's worker ends its reader thread, which prints tracebacks and leaves the main thread
+    with "blocking queue is killed", or waiting for good. As data it reaches the main thread from any number of workers.
+    """
+
+    def __init__(self, dataset: paddle.io.Dataset, tries: int) -> None:
+        super().__init__()
+        self.dataset, self.tries = dataset, tries
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray | Exception, list[str]]:
+        lost: list[str] = []
+        for attempt in range(self.tries):
+            # Spread over the set: the neighbours of a clip may hold the same frames, or lie in the same lost folder.
+            other = (index + attempt * (len(self) // self.tries + 1)) % len(self)
+            try:
+                return self.dataset[other], lost
+            except LostFile as error:
+                lost.append(str(error))
+            except Exception as error:  # whatever it is, the main thread decides
+                return error, lost
+        return LostFile(lost[0]), lost
+
+
+def _collate(samples: list[tuple[np.ndarray | Exception, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Clips as float32 ``[B, T, H, W, C]``, and JSON as bytes (uint8): what was lost, and the error if there is one."""
+    note = {"lost": [message for _, lost in samples for message in lost]}
+    errors = [clip for clip, _ in samples if isinstance(clip, Exception)]
+    if errors:
+        kind = next((kind for kind in (LostFile, UserError) if isinstance(errors[0], kind)), None)
+        note["kind"] = kind.__name__ if kind else ""
+        trace = traceback.format_exception(type(errors[0]), errors[0], errors[0].__traceback__)
+        note["message"] = str(errors[0]) if kind else "".join(trace)
+    frames = np.zeros([1], dtype=np.float32) if errors else np.stack([clip for clip, _ in samples])
+    return frames, np.frombuffer(json.dumps(note).encode(), dtype=np.uint8).copy()
+
+
+def _raise(note: dict[str, str]) -> None:
+    message = note["message"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    for kind in (LostFile, UserError):
+        if note["kind"] == kind.__name__:
+            raise kind(message)
+    raise RuntimeError(f"a clip could not be made:\n{message}")
+
+
+def _prepare_worker(worker: int, parent: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork, and one frame is too small to share
+    for number in SIGNALS:  # a terminal or a launcher sends them to every process of a run; the main one decides
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(parent)
+
+
+class _Remaining:
+    """The batches of a sampler from one on."""
+
+    def __init__(self, batches: Sized, served: int) -> None:
+        self.batches, self.served = batches, served
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.served
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return itertools.islice(self.batches, self.served, None)
+
+
+def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int) -> Batches:
+    served = deaths = 0
+    lost_files: set[str] = set()
+    while served < len(batches):
+        with _reading(config, _WithNotes(dataset, tries), _Remaining(batches, served)) as iterator:
+            while served < len(batches):
+                try:
+                    frames, note = next(iterator)
+                except SystemError:  # Paddle's way to say that a worker has died
+                    deaths += 1
+                    if deaths == MAX_DEATHS:
+                        raise UserError(
+                            f"--num_workers {config.num_workers}: the processes that read frames were killed {deaths} "
+                            "times in a row (out of memory?); give a smaller number, 0 to read in the main process"
+                        ) from None
+                    logger.warning("a process that reads frames was killed; starting it again")
+                    break
+                note = json.loads(bytes(note.numpy()))
+                for message in note["lost"]:
+                    if message not in lost_files and "message" not in note:
+                        logger.warning("lost: %s; another clip takes its place", message)
+                        lost_files.add(message)
+                if "message" in note:
+                    _raise(note)
+                yield frames
+                served += 1
+                deaths = 0
+
+
+@contextlib.contextmanager
+def _reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator[Iterator]:
+    """Paddle's iterator over the batches; its processes and its thread end when this is left, or with the program."""
+    iterator = _start_reading(config, dataset, batches)
+    end = functools.partial(_end_reading, iterator)
+    atexit.register(end)  # earlier than multiprocessing, which would wait for processes that ignore its SIGTERM
+    try:
+        yield iterator
+    finally:
+        atexit.unregister(end)
+        end()
+
+
+def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator:
+    loader = paddle.io.DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=min(config.num_workers, len(batches)),
+        worker_init_fn=functools.partial(_prepare_worker, parent=os.getpid()),
+    )
+    on_death = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not on_death:
+        # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
+        signal.signal(signal.SIGCHLD, on_death)
+    return iterator
+
+
+def _end_reading(iterator: Iterator) -> None:
+    """Paddle itself ends them after the last batch alone: its thread holds the iterator, so that its __del__ is never
+    called. It has no public way to do so before."""
+    iterator._exit_thread_expectedly()
+    workers = getattr(iterator, "_workers", [])  # none with --num_workers 0
+    if workers:
+        iterator._try_shutdown_all(timeout=0)  # asks them to end
+    deadline = time.monotonic() + SECONDS_TO_END
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()  # it reads a long video, or waits for a lost disk
+        worker.join()
