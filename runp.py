@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from src.config import Config
 from src.errors import UserError
+from src.runtime import ranks
 from src.runtime.process_env import set_gpu_allocator
 from src.runtime.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
 
@@ -26,22 +27,22 @@ from src.runtime.signals import Stopped, StopRequest, handle_signals, raise_stop
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = Config.from_command_line(arguments)
-        config.check_run()
+        config.check_run(ranks.is_first())
         stop_with_launcher()
         set_gpu_allocator(config.allow_gpu_growth)
         # Loads paddle, which takes seconds: after the flags are known to be right. A signal waits until it is loaded.
         with StopRequest() as stop:
-            from src import trainer
+            from src import evaluator, trainer
         stop.check()
 
         before = handle_signals(raise_stopped)
         try:
             if config.predict_video:
-                trainer.predict_video(config)
+                evaluator.predict_video(config)
             elif config.is_training:
                 trainer.train(config)
             else:
-                trainer.test(config)
+                evaluator.test(config)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -89,7 +89,7 @@ def measure(batch: int, length: int, steps: int, folder: str, sizes: dict) -> No
     from src.config import Config
     from src.models.model_factory import build_model
     from src.runtime import parallel, ranks
-    from src.trainer import train_on_batch
+    from src.step import train_on_batch
     from src.utils.optimizer import build_optimizer, build_schedule
 
     paddle.set_device("cpu")

@@ -114,7 +114,7 @@ def measure(
     from benchmarks.plain_e3d import plain_e3d
     from src.config import Config
     from src.models.model_factory import build_model
-    from src.trainer import prediction_loss
+    from src.step import prediction_loss
 
     more = {"recompute": True} if recompute else {}
     config = Config(input_length=length // 3, total_length=length, batch_size=batch, **sizes, **more)

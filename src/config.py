@@ -15,12 +15,11 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from src.errors import UserError
-from src.runtime import ranks
 
 MODEL_NAMES = ("e3d_lstm",)
 DATASET_NAMES = ("action", "mnist", "folder")
@@ -405,8 +404,11 @@ class Config:
             given = {**_settings_of(given.get("pretrained_model", "")), **given}
         return cls(**given)
 
-    def check_run(self) -> None:
+    def check_run(self, is_first_rank: bool = True) -> None:
         """Check what a run needs beyond sound values: paths that exist, folders that can be written. Reads no data.
+
+        Args:
+            is_first_rank: False for a rank that reads no checkpoint and writes nothing.
 
         Raises:
             UserError: names the flag.
@@ -421,37 +423,42 @@ class Config:
             raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")
         if self.predict_video:
             self._check_prediction()
-            return
+        else:
+            self._check_training_or_test()
+        if is_first_rank:
+            # A run that is resumed has no use for the weights that it started from.
+            self._check_checkpoint("resume" if self.resume and not self.predict_video else "pretrained_model")
+            self._check_folders()
+
+    def _check_training_or_test(self) -> None:
         if self.is_training:
             self._check_data_paths("train_data_paths")
         self._check_data_paths("valid_data_paths")
         if not self.is_training and not self.pretrained_model:
             raise UserError("--pretrained_model is empty; testing needs a checkpoint's directory, as checkpoints/500")
-        # A run that is resumed has no use for the weights that it started from.
-        self._check_checkpoint("resume" if self.resume else "pretrained_model")
-        if self.is_training:
-            _check_writable("save_dir", self.save_dir)
-            if self.log_dir:
-                _check_writable("log_dir", self.log_dir)
         if self.resume and not self.is_training:
             raise UserError("--resume continues a training; to test a checkpoint give it as --pretrained_model")
-        _check_writable("gen_frm_dir", self.gen_frm_dir)
 
     def _check_prediction(self) -> None:
         if not self.pretrained_model:
             raise UserError("--pretrained_model is empty; --predict_video needs a checkpoint's directory")
-        self._check_checkpoint("pretrained_model")
         if not os.path.exists(self.predict_video):
             raise UserError(f"--predict_video {self.predict_video}: there is no such file or folder; check the path")
-        _check_writable("gen_frm_dir", self.gen_frm_dir)
 
     def _check_checkpoint(self, flag: str) -> None:
         directory = getattr(self, flag)
-        if directory and directory != NEWEST and not os.path.isdir(directory) and ranks.is_first():
+        if directory and directory != NEWEST and not os.path.isdir(directory):
             raise UserError(
                 f"--{flag} {directory}: there is no such directory; "
                 f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
             )
+
+    def _check_folders(self) -> None:
+        if self.is_training and not self.predict_video:
+            _check_writable("save_dir", self.save_dir)
+            if self.log_dir:
+                _check_writable("log_dir", self.log_dir)
+        _check_writable("gen_frm_dir", self.gen_frm_dir)
 
     def _check_data_paths(self, flag: str) -> None:
         value = getattr(self, flag)
@@ -474,6 +481,11 @@ def _settings_of(checkpoint: str) -> dict[str, Any]:
         return {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def list_flags(names: Sequence[str], values: Mapping[str, Any]) -> str:
+    """--name value of each, with commas between."""
+    return ", ".join(f"--{name} {values[name]}" for name in names)
 
 
 def split_paths(paths: str) -> list[str]:
@@ -542,8 +554,6 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
 
 def _check_writable(flag: str, directory: str) -> None:
     """Make the directory and write a file in it: permission bits alone do not tell (root, read-only mounts, quotas)."""
-    if not ranks.is_first():  # it writes nothing
-        return
     try:
         os.makedirs(directory, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

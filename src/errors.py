@@ -15,3 +15,7 @@ class WriteError(UserError):
 
 class LostFile(UserError):
     """A file of the data set that has gone or broken since the run began."""
+
+
+class Diverged(UserError):
+    """A training's loss, weights or predictions are not finite."""

@@ -44,7 +44,7 @@ def kth_sample(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the curves of tests in this process: matplotlib takes longer for them than the rest of a small run."""
-    monkeypatch.setattr("src.trainer.draw_per_frame", lambda *arguments: None)
+    monkeypatch.setattr("src.reports.forecast_report.draw_per_frame", lambda *arguments: None)
     monkeypatch.setattr("src.reports.training_report.draw_curves", lambda *arguments: None)
 
 

@@ -23,6 +23,7 @@ from src import trainer
 from src.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config
 from src.models.model_factory import build_model
+from src.utils.optimizer import build_optimizer, build_schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINTS = GOLDEN / "versions"
@@ -89,8 +90,8 @@ def main():
         paddle.seed(0)
         config = settings(CHECKPOINTS)
         model = build_model(config)
-        os.rename(save_checkpoint(config, 1, model, trainer.build_optimizer(
-            dataclasses.replace(config, optimizer="sgd"), trainer.build_schedule(config), model.parameters()
+        os.rename(save_checkpoint(config, 1, model, build_optimizer(
+            dataclasses.replace(config, optimizer="sgd"), build_schedule(config), model.parameters()
         )), CHECKPOINTS / "start")  # fmt: skip
         (CHECKPOINTS / "start" / "state.json").unlink()
     folder = CHECKPOINTS / f"paddle-{paddle.__version__}"

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src import trainer
-from src.checkpoints.checkpoint import load_weights, read_checkpoint
-from src.checkpoints.resume import find_checkpoint
+from src.checkpoints.checkpoint import load_weights, read_checkpoint, restore
+from src.checkpoints.resume import check_clips, find_checkpoint
 from src.config import Config
 from src.data_provider.clips import read_picture
 from src.data_provider.mnist import MovingMNIST
@@ -88,8 +88,8 @@ def use_everything(config, path):
     found = only_user_errors(lambda: find_checkpoint(resume))
     if found is not None:
         optimizer = build_optimizer(config, build_schedule(config), model.parameters())
-        only_user_errors(lambda: trainer.restore(found, model, optimizer))
-        only_user_errors(lambda: trainer.check_clips(found, 18))
+        only_user_errors(lambda: restore(found, model, optimizer))
+        only_user_errors(lambda: check_clips(found, 18))
     only_user_errors(lambda: load_weights(model, str(path), config))
 
 

@@ -28,6 +28,7 @@ from src.data_provider.loader import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.runtime.signals import SIGNALS
+from src.step import prediction_loss
 from tests.conftest import settings_for
 
 ROOT = Path(__file__).parent.parent
@@ -482,7 +483,7 @@ def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advi
 @pytest.mark.parametrize("where", ["loss", "weights"])
 def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(kth_sample, tmp_path, monkeypatch, where):
     config = settings_for(kth_sample, tmp_path, max_iterations=9, snapshot_interval=2)
-    original = trainer.prediction_loss
+    original = prediction_loss
     if where == "loss":
         calls = []
 
@@ -490,7 +491,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(kth_sampl
             calls.append(1)
             return original(predictions, patches, l1_weight) * (float("nan") if len(calls) == 6 else 1.0)
 
-        monkeypatch.setattr(trainer, "prediction_loss", loss)
+        monkeypatch.setattr("src.step.prediction_loss", loss)
         found = "the loss of iteration 6 is nan"
     else:
         step = trainer.train_on_batch

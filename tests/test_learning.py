@@ -13,13 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from benchmarks.plain_e3d import plain_e3d
-from src import trainer
+from src import evaluator, trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.runtime.signals import Stopped
+from src.step import l1_weight_at, prediction_loss
 from src.utils.metrics import BASELINE
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.weight_average import WeightAverage
@@ -49,14 +50,14 @@ def test_the_loss_counts_absolute_differences_with_their_weight():
     predictions = paddle.to_tensor(np.array([3.0, -1.0, 2.0, 0.0], np.float32).reshape([2, 2, 1, 1, 1]))
     for weight in (0.0, 0.3, 1.0):
         expected = (14 / 2 + weight * 6) / 2 / 128
-        assert float(trainer.prediction_loss(predictions, patches, weight)) == pytest.approx(expected, rel=1e-6)
-    assert float(trainer.prediction_loss(predictions, patches)) == pytest.approx(13 / 256, rel=1e-6)
+        assert float(prediction_loss(predictions, patches, weight)) == pytest.approx(expected, rel=1e-6)
+    assert float(prediction_loss(predictions, patches)) == pytest.approx(13 / 256, rel=1e-6)
 
 
 def test_the_weight_of_the_loss_is_a_function_of_the_iteration():
     config = Config(l1_weight=0.3, l1_from=4)
-    assert [trainer.l1_weight_at(config, iteration) for iteration in (1, 3, 4, 5, 10**6)] == [0, 0, 0.3, 0.3, 0.3]
-    assert trainer.l1_weight_at(Config(), 1) == 1.0
+    assert [l1_weight_at(config, iteration) for iteration in (1, 3, 4, 5, 10**6)] == [0, 0, 0.3, 0.3, 0.3]
+    assert l1_weight_at(Config(), 1) == 1.0
 
 
 def test_a_training_says_which_loss_it_has_and_when_that_changes(kth_sample, tmp_path):
@@ -203,7 +204,7 @@ def test_tests_and_forecasts_use_the_average_and_training_its_own_weights(kth_sa
     load_weights(model, folder, config)
     for name, array in weights_of(model).items():
         np.testing.assert_array_equal(array, average[name])
-    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=folder))
+    evaluator.test(dataclasses.replace(config, is_training=False, pretrained_model=folder))
     in_training, tested = (
         json.loads((Path(config.gen_frm_dir) / name / "metrics.json").read_text()) for name in ("3", "test_result")
     )

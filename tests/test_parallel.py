@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 import pytest
 
-from src import trainer
+from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
@@ -181,7 +181,7 @@ def test_a_test_by_two_ranks_takes_every_clip_once(kth_sample, tmp_path, start):
             output = end_of(start(testing, "testing"))
             assert "test of 7 clips" in output and log_of(tmp_path, "testing", 1).count("test of") == 0
         else:
-            trainer.test(testing)
+            evaluator.test(testing)
         figures.append(json.loads((results / "test_result" / "metrics.json").read_text()))
         found = sorted(results.rglob("*.png"))
         pictures.append({path.relative_to(results): path.read_bytes() for path in found})
@@ -270,7 +270,8 @@ import numpy as np, paddle
 from src.config import Config
 from src.errors import LostFile, UserError
 from src.models.model_factory import build_model
-from src.trainer import _check_same_data, _check_same_flags, prediction_loss
+from src.runtime.start import check_same_data, check_same_flags
+from src.step import prediction_loss
 from src.runtime import parallel, ranks
 from src.runtime.signals import Stopped
 
@@ -291,16 +292,16 @@ def fail(*errors):
         return rank
     return function
 
-print("result", attempt(lambda: parallel.first(lambda: {"made on": rank, "array": np.arange(3)})))
-print("result", attempt(lambda: parallel.first(fail(UserError("--flag x: is wrong"), None))))
-print("result", attempt(lambda: parallel.gathered({"rank": rank})))
-print("own", attempt(lambda: parallel.together(fail(None, None))))
-print("result", attempt(lambda: parallel.together(fail(None, LostFile("image.jpg: has gone")))))
-print("result", attempt(lambda: parallel.together(fail(LostFile("a"), UserError("b")))))
-print("result", attempt(lambda: parallel.together(fail(Stopped(15), None))))
-print("result", attempt(lambda: _check_same_flags(Config(seed=rank, save_dir=str(rank)))))
-print("result", attempt(lambda: _check_same_flags(Config(seed=1, save_dir=str(rank)))))
-print("result", attempt(lambda: _check_same_data(Config(valid_data_paths="data"), valid_data_paths="x" * (rank + 3))))
+print("result", attempt(lambda: parallel.on_rank_0(lambda: {"made on": rank, "array": np.arange(3)})))
+print("result", attempt(lambda: parallel.on_rank_0(fail(UserError("--flag x: is wrong"), None))))
+print("result", attempt(lambda: parallel.all_gather({"rank": rank})))
+print("own", attempt(lambda: parallel.on_every_rank(fail(None, None))))
+print("result", attempt(lambda: parallel.on_every_rank(fail(None, LostFile("image.jpg: has gone")))))
+print("result", attempt(lambda: parallel.on_every_rank(fail(LostFile("a"), UserError("b")))))
+print("result", attempt(lambda: parallel.on_every_rank(fail(Stopped(15), None))))
+print("result", attempt(lambda: check_same_flags(Config(seed=rank, save_dir=str(rank)))))
+print("result", attempt(lambda: check_same_flags(Config(seed=1, save_dir=str(rank)))))
+print("result", attempt(lambda: check_same_data(Config(valid_data_paths="data"), valid_data_paths="x" * (rank + 3))))
 
 for recompute in (False, True):  # gradients of two clips of this rank, against those of all four here
     paddle.seed(1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import trainer
+from src import evaluator, trainer
 from src.data_provider.datasets_factory import build_dataset
 from src.errors import WriteError
 from src.models.model_factory import build_model
@@ -270,7 +270,7 @@ def test_a_test_leaves_a_sheet_and_an_animation_of_each_saved_sequence_and_curve
     (folder / "9").mkdir(parents=True)
     for name in ("sheet.png", "forecast.gif", "other.gif"):
         (folder / "9" / name).write_bytes(b"old")
-    trainer.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     for number in ("1", "2"):
         gt01 = cv2.imread(str(folder / number / "gt01.png"))
         sheet = cv2.imread(str(folder / number / "sheet.png"))
@@ -291,7 +291,7 @@ def test_without_matplotlib_a_test_gives_its_figures_and_says_what_is_missing(
     folder = tmp_path / "results" / "7"
     folder.mkdir(parents=True)
     (folder / "per_frame.png").write_bytes(b"of an earlier test")
-    metrics = trainer.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    metrics = evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert not (folder / "per_frame.png").exists()
     assert "per_frame.png is not drawn" in caplog.text and "pip install" in caplog.text
@@ -306,13 +306,13 @@ def test_a_full_disk_under_the_pictures_ends_a_test_and_is_told_in_a_training(
     model, dataset = build_model(config), build_dataset(config, "test")
     with no_file_above(5000):
         if is_training:
-            trainer.evaluate(config, model, dataset, "7", 7)
+            evaluator.evaluate(config, model, dataset, "7", 7)
             assert "sheet.png: cannot be written (File too large)" in caplog.text
             assert "per_frame.png: cannot be written (File too large)" in caplog.text
             assert (tmp_path / "results" / "7" / "metrics.json").is_file()
         else:
             with pytest.raises(WriteError, match=r"sheet\.png: cannot be written .File too large.; make room"):
-                trainer.evaluate(config, model, dataset, "7", 7)
+                evaluator.evaluate(config, model, dataset, "7", 7)
 
 
 def test_a_clip_of_thirty_frames_is_written_whole(tmp_path):

@@ -22,7 +22,7 @@ from src.checkpoints.checkpoint import DamagedCheckpoint, load_weights, read_che
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import train_batches
-from src.errors import UserError
+from src.errors import Diverged, UserError
 from src.layers import rnn_cell
 from src.layers.precision import (
     HALF_TYPES,
@@ -34,8 +34,11 @@ from src.layers.precision import (
 )
 from src.models.model_factory import build_model
 from src.runtime.signals import Stopped
+from src.step import predict, prediction_loss, train_on_batch
 from src.utils import loss_scale as loss_scale_module
 from src.utils.loss_scale import GROWTH_INTERVAL, LARGEST, PATIENCE, SMALLEST, LossScale
+from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
+from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import assert_same_weights, relative_l2, settings_for, trained, weights_of
 from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
 
@@ -131,7 +134,7 @@ def test_convolutions_get_half_numbers_and_everything_else_float32(monkeypatch, 
                 layer.register_forward_post_hook(watch_norm)
         with autocast(precision):
             predictions = model(frames, flags)
-        loss = trainer.prediction_loss(predictions, frames)
+        loss = prediction_loss(predictions, frames)
         forward = dict(seen)
         # 6 steps of 2 layers; a window convolution is two conv2d, the recall begins with the second step.
         assert forward == {"conv2d": 6 * 2 * 4 * 2, "conv3d": 6 * 3, "norm": 6 * 2 * 4, "recall": 5 * 2}
@@ -308,7 +311,7 @@ def test_loss_scale_leaves_the_gradients_as_they_were_bit_for_bit():
     model, frames, flags = network_and_clips()
     found = []
     for scale in (None, 2.0**10, 2.0**-5):
-        loss = trainer.prediction_loss(model(frames, flags), frames)
+        loss = prediction_loss(model(frames, flags), frames)
         if scale:
             LossScale(scale).backward(loss, model.parameters())
         else:
@@ -348,7 +351,7 @@ def fp16(kth_sample, tmp_path, monkeypatch):
     config = settings_for(kth_sample, tmp_path, precision="fp16", optimizer="adam", seed=1)
     paddle.seed(1)
     model = build_model(config)
-    optimizer = trainer.build_optimizer(config, trainer.build_schedule(config), model.parameters())
+    optimizer = build_optimizer(config, build_schedule(config), model.parameters())
     said = []
     monkeypatch.setattr(trainer.logger, "warning", lambda line, *values: said.append(line % values))
     frames = next(train_batches(config, build_dataset(config, "train"), 1))
@@ -362,12 +365,12 @@ def state_of(optimizer):
 def test_a_step_with_gradients_that_are_not_finite_is_skipped_counted_and_told(fp16):
     config, model, optimizer, frames, said = fp16
     scale = LossScale(256.0)
-    assert trainer.train_on_batch(config, 1, model, optimizer, frames, scale).gradient_norm > 0
+    assert train_on_batch(config, 1, model, optimizer, frames, scale).gradient_norm > 0
     assert scale == LossScale(256.0, good_steps=1) and not said
     weights, moments = weights_of(model), state_of(optimizer)
     assert len(moments) > len(weights)
     scale.value = 2.0**24
-    loss = trainer.train_on_batch(config, 2, model, optimizer, frames, scale)
+    loss = train_on_batch(config, 2, model, optimizer, frames, scale)
     assert math.isfinite(loss.value) and loss.gradient_norm is None
     assert scale == LossScale(2.0**23, bad_steps=1, skipped=1)
     assert said == ["iteration 2: gradients are not finite at loss scale 1.67772e+07; step skipped (1 so far)"]
@@ -382,8 +385,8 @@ def test_the_norm_that_is_logged_and_clipped_is_that_of_the_unscaled_gradients(f
     for value in (1.0, 64.0):
         model.set_state_dict(start)
         config = dataclasses.replace(config, grad_clip=0.5, weight_decay=0.0, optimizer="sgd", lr=1.0)
-        optimizer = trainer.build_optimizer(config, trainer.build_schedule(config), model.parameters())
-        norm = trainer.train_on_batch(config, 1, model, optimizer, frames, LossScale(value)).gradient_norm
+        optimizer = build_optimizer(config, build_schedule(config), model.parameters())
+        norm = train_on_batch(config, 1, model, optimizer, frames, LossScale(value)).gradient_norm
         moved = np.concatenate([(weights_of(model)[name] - start[name]).ravel() for name in start])
         found.append((norm, np.linalg.norm(moved)))
     assert found[0][0] > 0.5 and found[1][0] == pytest.approx(found[0][0], rel=0.01)
@@ -396,43 +399,43 @@ def test_a_forward_pass_beyond_float16_skips_the_step_and_logs_the_loss_of_float
     model.recompute = recompute
     for convolution in (model.cells[0].conv_x, model.cells[1].conv_h):  # a norm follows: nothing changes in float32
         convolution.weight.set_value(convolution.weight * 1e7)
-    expected = trainer.train_on_batch(
-        dataclasses.replace(config, precision="fp32"), 1, model, trainer.build_optimizer(
-            config, trainer.build_schedule(config), [paddle.create_parameter([1], "float32")]
+    expected = train_on_batch(
+        dataclasses.replace(config, precision="fp32"), 1, model, build_optimizer(
+            config, build_schedule(config), [paddle.create_parameter([1], "float32")]
         ), frames,
     ).value  # fmt: skip
     weights, scale = weights_of(model), LossScale()
-    assert trainer.train_on_batch(config, 1, model, optimizer, frames, scale) == (expected, None)
+    assert train_on_batch(config, 1, model, optimizer, frames, scale) == (expected, None)
     assert scale.skipped == len(said) == 1
     assert_same_weights(weights_of(model), weights)
 
     scale = LossScale(SMALLEST, bad_steps=PATIENCE - 2)
-    trainer.train_on_batch(config, 1, model, optimizer, frames, scale)
-    with pytest.raises(trainer.Diverged, match=f"at the smallest loss scale, {PATIENCE} steps in a row .--precision b"):
-        trainer.train_on_batch(config, 2, model, optimizer, frames, scale)
+    train_on_batch(config, 1, model, optimizer, frames, scale)
+    with pytest.raises(Diverged, match=f"at the smallest loss scale, {PATIENCE} steps in a row .--precision b"):
+        train_on_batch(config, 2, model, optimizer, frames, scale)
 
 
 def test_a_loss_that_is_not_finite_in_float32_either_ends_the_run(fp16):
     config, model, optimizer, frames, _ = fp16
     model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, math.nan))
     scale = LossScale()
-    with pytest.raises(trainer.Diverged, match="the loss of iteration 1 is nan"):
-        trainer.train_on_batch(config, 1, model, optimizer, frames, scale)
+    with pytest.raises(Diverged, match="the loss of iteration 1 is nan"):
+        train_on_batch(config, 1, model, optimizer, frames, scale)
     assert scale == LossScale()
 
 
 def test_each_step_of_reverse_input_is_skipped_on_its_own(fp16, monkeypatch):
     config, model, optimizer, frames, said = fp16
     config = dataclasses.replace(config, reverse_input=True)
-    norms, steps, original = [], [], trainer.gradient_norm
+    norms, steps, original = [], [], gradient_norm
 
     def norm(parameters):
         norms.append(original(parameters))
         return math.inf if len(norms) == 1 else norms[-1]
 
-    monkeypatch.setattr(trainer, "gradient_norm", norm)
+    monkeypatch.setattr("src.step.gradient_norm", norm)
     monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
-    loss = trainer.train_on_batch(config, 1, model, optimizer, frames, LossScale(16.0))
+    loss = train_on_batch(config, 1, model, optimizer, frames, LossScale(16.0))
     assert len(norms) == 2 and len(steps) == len(said) == 1 and loss.gradient_norm == norms[1]
 
 
@@ -507,11 +510,11 @@ def test_forecasts_are_in_the_precision_too(kth_sample, tmp_path, precision):
     model = build_model(config)
     frames = next(train_batches(config, build_dataset(config, "train"), 1))
     with autocast(precision), paddle.no_grad():
-        expected = model(trainer.reshape_patch(frames, 4), paddle.zeros([2, 2, 1, 1, 1]))[:, 2:]
-    found = trainer.predict(config, model, frames)
-    np.testing.assert_array_equal(found, trainer.reshape_patch_back(expected, 4).numpy())
+        expected = model(reshape_patch(frames, 4), paddle.zeros([2, 2, 1, 1, 1]))[:, 2:]
+    found = predict(config, model, frames)
+    np.testing.assert_array_equal(found, reshape_patch_back(expected, 4).numpy())
     assert found.dtype == np.float32
-    assert not np.array_equal(found, trainer.predict(dataclasses.replace(config, precision="fp32"), model, frames))
+    assert not np.array_equal(found, predict(dataclasses.replace(config, precision="fp32"), model, frames))
 
 
 @pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting is refused with Paddle 2")
@@ -524,7 +527,7 @@ def test_an_exported_program_is_in_float32_whatever_the_training_was(kth_sample,
     load_weights(model, f"{config.save_dir}/1", config)
     exported = paddle.jit.load(str(tmp_path / "exported" / PROGRAM))(frames[:, :3]).numpy()
     plain, half = (
-        trainer.predict(dataclasses.replace(config, precision=precision), model, frames).clip(0, 1)
+        predict(dataclasses.replace(config, precision=precision), model, frames).clip(0, 1)
         for precision in ("fp32", "bf16")
     )
     np.testing.assert_allclose(exported, plain, rtol=0, atol=1e-5)
@@ -541,7 +544,7 @@ def test_a_training_follows_that_of_float32(kth_sample, tmp_path, precision):
             kth_sample, tmp_path / name, precision=name, max_iterations=30, num_hidden="16", lr=3e-3, seed=1
         )
         with pytest.MonkeyPatch.context() as patches:
-            patches.setattr(trainer, "LossScale", lambda: LossScale(2.0**8))
+            patches.setattr("src.checkpoints.run.LossScale", lambda: LossScale(2.0**8))
             trainer.train(config)
         with open(Path(config.save_dir, "losses.csv"), newline="") as file:
             means.append(np.mean([float(row["loss"]) for row in csv.DictReader(file)][20:]))

@@ -4,15 +4,19 @@ import json
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
 import runp
 from src import trainer
+from src.checkpoints.checkpoint import load_weights
 from src.config import Config
 from src.data_provider.folder import read_film
 from src.data_provider.videos import count_frames
 from src.errors import UserError
+from src.models.model_factory import build_model
+from src.step import predict
 from tests.conftest import settings_for
 from tests.test_videos import write_video
 
@@ -82,11 +86,11 @@ def test_a_forecast_is_that_of_the_network(checkpoint, tmp_path):
     film = read_film(str(film_of("png", tmp_path)), 0, 3, 3, 16, 1)
     assert forecast(tmp_path / "film", checkpoint, tmp_path / "out") == 0
     config = Config.from_command_line(["--predict_video", "x", "--pretrained_model", checkpoint])
-    model = trainer.build_model(config)
-    trainer.load_weights(model, checkpoint, config)
+    model = build_model(config)
+    load_weights(model, checkpoint, config)
     after = np.ones([3, 16, 16, 1], np.float32)  # not looked at
-    frames = trainer.paddle.to_tensor(np.concatenate([film.given, after])[None])
-    expected = trainer.predict(config, model, frames)[0]
+    frames = paddle.to_tensor(np.concatenate([film.given, after])[None])
+    expected = predict(config, model, frames)[0]
     for number, frame in enumerate(expected, start=4):
         found = cv2.imread(str(tmp_path / "out" / "film" / f"pd{number:02d}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(found, (np.clip(frame[..., 0], 0, 1) * 255).astype(np.uint8))

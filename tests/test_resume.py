@@ -14,10 +14,11 @@ import numpy as np
 import paddle
 import pytest
 
-from src import trainer
+from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import LR_SCHEDULES, Config
 from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.loader import spread
 from src.errors import UserError
 from src.runtime.signals import Stopped
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
@@ -261,7 +262,7 @@ def test_the_newest_checkpoints_are_kept_beside_the_best(kth_sample, tmp_path):
     assert len(tests) == 9 and best.state["iteration"] == max(tests, key=tests.get) == best.state["best"]["iteration"]
     assert not [name for name in os.listdir(config.save_dir) if "partial" in name or "previous" in name]
     # The best can be tested like any other.
-    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/best"))
+    evaluator.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/best"))
     alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
     assert alone["model"]["psnr"] == max(tests.values())
 
@@ -329,7 +330,7 @@ def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_
         raise SystemExit
 
     with monkeypatch.context() as context:
-        context.setattr(trainer._Run, "take_test", killed)
+        context.setattr("src.checkpoints.run.Run.record_test", killed)
         with pytest.raises(SystemExit):
             trainer.train(config)
     first = rows_of(config, "metrics.csv")
@@ -369,8 +370,8 @@ def test_a_test_inside_training_can_take_a_part_of_the_set_spread_evenly(kth_sam
     assert len(dataset) > 2 and metrics["sequences"] == 2
     picture = cv2.imread(str(tmp_path / "results" / "1" / "1" / "gt01.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(picture, (dataset[0][0, :, :, 0] * 255).astype(np.uint8))
-    assert trainer._spread(dataset, 2)[1].tobytes() == dataset[len(dataset) // 2].tobytes()
-    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/1"))
+    assert spread(dataset, 2)[1].tobytes() == dataset[len(dataset) // 2].tobytes()
+    evaluator.test(dataclasses.replace(config, is_training=False, pretrained_model=f"{config.save_dir}/1"))
     alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
     assert alone["sequences"] == len(dataset)
 

@@ -11,14 +11,15 @@ import paddle
 import pytest
 
 from scripts.make_sample_data import make_tree
-from src import trainer
+from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, load_weights, save_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.reports.forecast_report import Figures, table, write_pictures
+from src.reports.forecast_report import FrameMetrics, table, write_pictures
+from src.step import predict, prediction_loss, train_on_batch
 from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from tests.conftest import assert_same_weights, load_golden, settings_for, sgd, weights_of
@@ -93,7 +94,7 @@ def test_the_loss_is_the_definition():
     predictions, patches = rng.random([3, 4, 2, 2, 5], np.float32), rng.random([3, 5, 2, 2, 5], np.float32)
     difference = predictions - patches[:, 1:]
     expected = ((difference**2).sum() / 2 + np.abs(difference).sum()) / 3 / 128
-    found = trainer.prediction_loss(paddle.to_tensor(predictions), paddle.to_tensor(patches))
+    found = prediction_loss(paddle.to_tensor(predictions), paddle.to_tensor(patches))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -105,11 +106,11 @@ def test_reverse_input_is_a_second_step_on_the_clip_played_backwards(kth_sample,
 
     paddle.seed(7)
     model = build_model(config)
-    loss = trainer.train_on_batch(config, 1, model, sgd(model), frames).value
+    loss = train_on_batch(config, 1, model, sgd(model), frames).value
     paddle.seed(7)
     twin = build_model(config)
     optimizer = sgd(twin)
-    losses = [trainer.train_on_batch(forward_only, 1, twin, optimizer, clip).value for clip in (frames, backwards)]
+    losses = [train_on_batch(forward_only, 1, twin, optimizer, clip).value for clip in (frames, backwards)]
 
     assert loss == pytest.approx(np.mean(losses)) and losses[0] != losses[1]
     assert_same_weights(weights_of(model), weights_of(twin))
@@ -138,7 +139,7 @@ def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     optimizer = sgd(model, config.lr)
     batches = train_batches(config, build_dataset(config, "train"))
     losses = [
-        trainer.train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)
+        train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)
     ]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
@@ -230,10 +231,10 @@ def test_figures_are_means_over_every_clip_and_stand_beside_those_of_the_last_fr
     config = settings_for(kth_sample, tmp_path, batch_size=3, num_save_samples=2)
     dataset = build_dataset(config, "test")
     model = build_model(config)
-    metrics = trainer.evaluate(config, model, dataset, "here", 12)
+    metrics = evaluator.evaluate(config, model, dataset, "here", 12)
 
     clips = np.stack([dataset[index] for index in range(len(dataset))])
-    pred, true = trainer.predict(config, model, paddle.to_tensor(clips)), clips[:, 3:]
+    pred, true = predict(config, model, paddle.to_tensor(clips)), clips[:, 3:]
     last = np.repeat(clips[:, 2:3], 3, axis=1)
     assert metrics["sequences"] == len(dataset) and metrics["iteration"] == 12
     for who, frames in (("model", pred), ("repeat_last_frame", last)):
@@ -255,7 +256,7 @@ def test_figures_are_means_over_every_clip_and_stand_beside_those_of_the_last_fr
 def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, batch_size=2, num_save_samples=2)
     dataset = build_dataset(config, "test")
-    trainer.evaluate(config, build_model(config), dataset, "7", 7)
+    evaluator.evaluate(config, build_model(config), dataset, "7", 7)
     folder = tmp_path / "results" / "7"
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json", "per_frame.png"]
     names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
@@ -274,7 +275,7 @@ def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample
         (folder / batch / "gt99.png").write_bytes(b"old")
     (folder / "9" / "notes.txt").write_text("mine")
     config = settings_for(kth_sample, tmp_path, batch_size=100)
-    trainer.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     assert sorted(os.listdir(folder / "9")) == ["notes.txt"] and os.listdir(folder / "mine") == ["gt99.png"]
     assert "gt99.png" not in os.listdir(folder / "1") and "gt01.png" in os.listdir(folder / "1")
 
@@ -291,13 +292,13 @@ def test_predictions_that_are_not_finite_end_a_test_and_give_no_figures(kth_samp
     model = build_model(config)
     model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, math.nan))
     with pytest.raises(UserError, match="--pretrained_model broken: predictions of test batch 1 are not finite"):
-        trainer.evaluate(config, model, build_dataset(config, "test"), "7", 7)
+        evaluator.evaluate(config, model, build_dataset(config, "test"), "7", 7)
     assert not (tmp_path / "results" / "7").exists()
 
 
 def test_figures_of_the_table_are_those_of_the_official_test_loop():
     golden = load_golden("metrics.npz")
-    figures = Figures()
+    figures = FrameMetrics()
     for frames, pred in zip(golden["trainer_test.ims"], golden["trainer_test.preds"]):
         figures.add(pred, frames[:, 2:])
     summary = figures.summary()
@@ -307,7 +308,7 @@ def test_figures_of_the_table_are_those_of_the_official_test_loop():
 
 
 def test_a_perfect_forecast_has_no_psnr_to_average_and_is_counted():
-    figures = Figures()
+    figures = FrameMetrics()
     true = np.random.default_rng(0).random([2, 3, 8, 8, 1], np.float32)
     figures.add(true, true)
     summary = figures.summary()
@@ -319,7 +320,7 @@ def test_testing_a_checkpoint_gives_the_figures_of_the_test_inside_training(kth_
     config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=2)
     trainer.train(config)
     inside = json.loads((tmp_path / "results" / "2" / "metrics.json").read_text())
-    trainer.test(dataclasses.replace(config, is_training=False, pretrained_model=str(tmp_path / "ck" / "2")))
+    evaluator.test(dataclasses.replace(config, is_training=False, pretrained_model=str(tmp_path / "ck" / "2")))
     alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
     assert alone["model"] == inside["model"] and alone["iteration"] == 2
 
@@ -359,7 +360,7 @@ def test_the_optimizer_s_state_is_saved_by_the_parameters_names(kth_sample, tmp_
     config = settings_for(kth_sample, tmp_path)
     model = build_model(config)
     adam = paddle.optimizer.Adam(1e-3, parameters=model.parameters())
-    trainer.train_on_batch(config, 1, model, adam, next(train_batches(config, build_dataset(config, "train"))))
+    train_on_batch(config, 1, model, adam, next(train_batches(config, build_dataset(config, "train"))))
     names = load_file(os.path.join(save_checkpoint(config, 1, model, adam), "optimizer.safetensors"))
     parameters = {name for name, _ in model.named_parameters()}
     assert {name.split(":")[0] for name in names} == parameters

@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config
+from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config, list_flags
 from src.errors import UserError, WriteError
 from src.runtime.files import free_name
 from src.utils.loss_scale import is_scale
@@ -315,7 +315,7 @@ def _set_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -
 
 
 def _check_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
-    mismatches = _mismatches(model.state_dict(), arrays)
+    mismatches = _mismatches(model, arrays)
     if mismatches:
         raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
 
@@ -356,11 +356,6 @@ def _write_partial(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return partial
-
-
-def list_flags(names: Sequence[str], values: Mapping[str, Any]) -> str:
-    """--name value of each, with commas between."""
-    return ", ".join(f"--{name} {values[name]}" for name in names)
 
 
 def _best_of(directory: str) -> Mapping[str, Any] | None:
@@ -500,35 +495,25 @@ def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]
         raise DamagedCheckpoint(f"{flag}: {name} is damaged ({_line(error)}); give another checkpoint") from None
 
 
-def _mismatches(expected: Mapping[str, paddle.Tensor], found: Mapping[str, np.ndarray]) -> list[str]:
+def _mismatches(model: nn.Layer, found: Mapping[str, np.ndarray]) -> list[str]:
     """What differs, a line for each flag that decides it, with one parameter as the example."""
+    expected = model.state_dict()
+    deciding_flag = getattr(model, "deciding_flag", lambda *_: "the network")
     by_flag: dict[str, list[str]] = {}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            by_flag.setdefault(_deciding_flag(name), []).append(f"{name} is missing")
+            by_flag.setdefault(deciding_flag(name), []).append(f"{name} is missing")
         elif name not in expected:
-            by_flag.setdefault(_deciding_flag(name), []).append(f"{name} is not in the network")
+            by_flag.setdefault(deciding_flag(name), []).append(f"{name} is not in the network")
         elif list(found[name].shape) != list(expected[name].shape):
             there, here = list(found[name].shape), list(expected[name].shape)
-            by_flag.setdefault(_deciding_flag(name, there, here), []).append(f"{name} is {there} there, {here} here")
+            by_flag.setdefault(deciding_flag(name, there, here), []).append(f"{name} is {there} there, {here} here")
         elif found[name].dtype != np.float32:
             by_flag.setdefault("the type", []).append(f"{name} is {found[name].dtype}, expected float32")
     return [
         f"{flag} differs ({examples[0]}" + (f", and {len(examples) - 1} more)" if len(examples) > 1 else ")")
         for flag, examples in by_flag.items()
     ]
-
-
-def _deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
-    """The flag behind a parameter that is missing, unknown or of another shape."""
-    if there is None:
-        is_norm = ".norm_" in name or name.endswith(("conv_h.bias", "conv_x.bias", "conv_m.bias"))
-        return "--layer_norm, or the number of layers in --num_hidden" if is_norm else "--num_hidden"
-    if len(there) == 5 and there[3:] != here[3:]:
-        return "--filter_size"
-    if name.startswith("decoder") or (name == "cells.0.conv_x.weight" and there[0] == here[0]):
-        return "--patch_size, --img_channel or --num_hidden"
-    return "--num_hidden"
 
 
 def _flush_directory(path: str) -> None:

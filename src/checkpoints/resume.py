@@ -10,13 +10,12 @@ from src.checkpoints.checkpoint import (
     NAMES_SHOWN,
     Checkpoint,
     DamagedCheckpoint,
-    list_flags,
     move_aside,
     numbered,
     ours,
     read_checkpoint,
 )
-from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config
+from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config, list_flags
 from src.errors import UserError
 from src.runtime import ranks
 
@@ -98,7 +97,7 @@ def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
     saved = checkpoint.state["config"]
     changed = [name for name in saved if name != "resume" and saved[name] != getattr(config, name)]
     differing = [name for name in RUN_FLAGS if name in changed]
-    if checkpoint.state.get("ranks", 1) > 1 or ranks.rank_count() > 1:
+    if checkpoint.state.get("ranks", 1) > 1 or ranks.world_size() > 1:
         _check_batch(config, checkpoint)
         differing = [name for name in differing if name != "batch_size"]
     if differing:
@@ -114,7 +113,7 @@ def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
 def _check_batch(config: Config, checkpoint: Checkpoint) -> None:
     """An iteration's clips are those of all ranks together: how many share them may change, their number may not."""
     size, count = checkpoint.state["config"].get("batch_size", config.batch_size), checkpoint.state.get("ranks", 1)
-    now = ranks.rank_count()
+    now = ranks.world_size()
     clips = size * count
     if clips == config.batch_size * now:
         if count != now:

@@ -58,10 +58,17 @@ def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
     order = range(len(dataset))
     size = config.batch_size
     batches = [list(order[start : start + size]) for start in range(0, len(dataset), size)]
-    return _load(config, dataset, batches[ranks.rank() :: ranks.rank_count()], tries=1)
+    return _load(config, dataset, batches[ranks.rank() :: ranks.world_size()], tries=1)
 
 
 test_batches.__test__ = False  # the name is no test's
+
+
+def spread(dataset: paddle.io.Dataset, limit: int) -> paddle.io.Dataset:
+    """At most ``limit`` clips (0: all), spread evenly over the data set, the same ones every time."""
+    if not limit or limit >= len(dataset):
+        return dataset
+    return paddle.io.Subset(dataset, [index * len(dataset) // limit for index in range(limit)])
 
 
 class _ShuffledBatches:
@@ -80,7 +87,7 @@ class _ShuffledBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        size = self.config.batch_size * ranks.rank_count()
+        size = self.config.batch_size * ranks.world_size()
         for iteration in range(self.first_iteration, self.config.max_iterations + 1):
             batch = []
             for position in range((iteration - 1) * size, iteration * size):
@@ -88,7 +95,7 @@ class _ShuffledBatches:
                     epoch = position // self.clips
                     order = np.random.default_rng([self.config.seed, STREAM, epoch]).permutation(self.clips)
                 batch.append(int(order[position % self.clips]))
-            yield ranks.own_part(batch)
+            yield ranks.shard(batch)
 
 
 class _WithNotes(paddle.io.Dataset):

@@ -11,19 +11,13 @@ type, and the arithmetic between, which adds up in float32 on a GPU too, is floa
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from src.errors import UserError
-
-HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
-CONVOLUTIONS = {"conv2d", "conv3d"}  # as Paddle names what autocast casts
-
-logger = logging.getLogger("e3d_lstm")
+from src.runtime.device import HALF_TYPES, amp_settings
 
 _in_force = "fp32"
 
@@ -56,21 +50,6 @@ def _paddle_auto_cast(before: str, precision: str) -> contextlib.AbstractContext
     if precision == "fp32":
         return paddle.amp.auto_cast(enable=False)
     return paddle.amp.auto_cast(**amp_settings(precision))
-
-
-def amp_settings(precision: str) -> dict:
-    """Arguments of ``paddle.amp.auto_cast`` that have it cast the convolutions and nothing else.
-
-    What Paddle casts by itself, matrix products for one, is forbidden; what is on neither list takes the widest type of
-    its arguments, which is float32 everywhere outside of :func:`convolve`.
-    """
-    dtype = HALF_TYPES[precision]
-    return {
-        "custom_white_list": CONVOLUTIONS,
-        "custom_black_list": paddle.amp.white_list()[dtype]["O1"] - CONVOLUTIONS,
-        "level": "O1",
-        "dtype": dtype,
-    }
 
 
 def convolve(
@@ -121,30 +100,3 @@ class Conv3D(nn.Conv3D):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         out = convolve(F.conv3d, x, self.weight, stride=self.stride)
         return out + self.bias.reshape([1, -1, 1, 1, 1])
-
-
-def check_precision(precision: str) -> None:
-    """See that the device in use computes convolutions in ``precision``; on a CPU say that they are emulated.
-
-    Raises:
-        UserError: Paddle leaves them in float32, as it does with a warning where a GPU is too old.
-    """
-    if precision == "fp32":
-        return
-    dtype, device = HALF_TYPES[precision], paddle.get_device()
-    if device == "cpu":
-        logger.info(
-            "--precision %s on a CPU is emulated: the convolutions' operands, results and gradients are rounded to %s; "
-            "it shows what the rounding does to a training, and takes more time than fp32", precision, dtype,
-        )  # fmt: skip
-        return
-    flat, deep = paddle.ones([1, 1, 1, 1]), paddle.ones([1, 1, 1, 1, 1])
-    with autocast(precision):
-        results = {"conv2d": F.conv2d(flat, flat), "conv3d": F.conv3d(deep, deep)}
-    for name, result in results.items():
-        if result.dtype != getattr(paddle, dtype):
-            other = "bf16" if precision == "fp16" else "fp16"
-            raise UserError(
-                f"--precision {precision}: Paddle {paddle.__version__} has no {name} in {dtype} for {device} and "
-                f"leaves it in {str(result.dtype).split('.')[-1]}; give {other} or fp32"
-            )

@@ -81,6 +81,18 @@ class E3DLSTM(nn.Layer):
         positions = self.patch_channels // len(brightness)  # of a patch; its channels are (py*p + px)*C + c
         self.decoder.bias.set_value(paddle.to_tensor(list(brightness) * positions, dtype="float32"))
 
+    @staticmethod
+    def deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
+        """The flag behind a parameter that is missing, unknown, or of another shape (``there`` in a file, ``here``)."""
+        if there is None:
+            is_norm = ".norm_" in name or name.endswith(("conv_h.bias", "conv_x.bias", "conv_m.bias"))
+            return "--layer_norm, or the number of layers in --num_hidden" if is_norm else "--num_hidden"
+        if len(there) == 5 and there[3:] != here[3:]:
+            return "--filter_size"
+        if name.startswith("decoder") or (name == "cells.0.conv_x.weight" and there[0] == here[0]):
+            return "--patch_size, --img_channel or --num_hidden"
+        return "--num_hidden"
+
     def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
         flags = self._check_inputs(frames, real_input_flag)
         batch, length, rows, columns, _ = frames.shape

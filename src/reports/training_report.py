@@ -1,13 +1,15 @@
-"""What a training leaves to look at: config.json, losses.csv, metrics.csv, curves.png and logs for VisualDL.
+"""What a training leaves to look at: config.json, losses.csv, metrics.csv, curves.png and logs for VisualDL; and its
+progress on the terminal.
 
-None of them is needed to go on, so a record that cannot be written is told once and the training goes on. Of a job's
-ranks the first one writes them.
+None of the files is needed to go on, so one that cannot be written is a warning, given once, and the training goes on.
+Of a job's ranks rank 0 writes them.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import io
 import json
 import logging
@@ -21,23 +23,77 @@ from typing import Any
 import cv2
 import numpy as np
 import paddle
+from tqdm import tqdm
 
-from src.config import Config
+from src.config import Config, lr_schedule_length
 from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
 from src.utils.metrics import BASELINE, UNITS, to_uint8
 
-CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
+CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
 METRICS = ("iteration", "clips", *UNITS, *(f"repeat_{name}" for name in UNITS))
 POINTS = 2000  # of a curve; more cannot be told apart
+SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 ZOOM_TO = 64  # pixels: smaller frames are enlarged in VisualDL's pictures
 
 logger = logging.getLogger("e3d_lstm")
 
 
-class Records:
-    """Writes the records of a run into save_dir, and into --log_dir where that is given.
+def log_settings(config: Config, iterations_done: int) -> None:
+    """Log what is unusual about a training's settings; all of them go to the log file."""
+    logger.debug("settings: %s", dataclasses.asdict(config))
+    if iterations_done > config.max_iterations:
+        logger.warning("--max_iterations %d: the run has %d already", config.max_iterations, iterations_done)
+    length = lr_schedule_length(config.lr_schedule)
+    if length > config.max_iterations:
+        logger.warning(
+            "--max_iterations %d ends before the %d iterations of --lr_schedule", config.max_iterations, length
+        )
+    if config.l1_weight != 1 or config.l1_from > 1:  # not the paper's loss: figures of the two cannot be compared
+        since = f", these from iteration {config.l1_from} on" if config.l1_weight and config.l1_from > 1 else ""
+        logger.info("loss: squares / 2 + %g x absolute differences%s", config.l1_weight, since)
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere; the log file gets the lines either way."""
+
+    def __init__(self, config: Config, iterations_done: int) -> None:
+        self.config = config
+        self.mean_seconds: float | None = None
+        self.bar = tqdm(
+            total=config.max_iterations, initial=iterations_done, unit="it", dynamic_ncols=True, disable=None
+        )
+
+    def step(self, iteration: int, loss: float, lr: float, eta: float, seconds: float, reading: float) -> None:
+        """Show an iteration: its loss, learning rate, probability of a true frame, and seconds (for reading alone)."""
+        memory = 0.0 if self.mean_seconds is None else SPEED_MEMORY
+        self.mean_seconds = memory * (self.mean_seconds or 0.0) + (1 - memory) * seconds
+        self._on_bar(self.bar.update)
+        if iteration % self.config.display_interval:
+            return
+        speed = ranks.world_size() * self.config.batch_size * self.config.total_length / seconds
+        left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
+        # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
+        self._on_bar(self.bar.set_postfix_str, f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")
+        logger.info(
+            "iteration %d/%d, loss %.4f, lr %.3g, eta %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
+            iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
+            extra={"on_bar": True},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._on_bar(self.bar.close)
+
+    def _on_bar(self, show, *arguments: object) -> None:
+        try:
+            show(*arguments)
+        except OSError:  # the terminal is gone (a lost connection): the run goes on
+            self.bar.disable = True
+
+
+class TrainingReport:
+    """Writes the files of a run into save_dir, and into --log_dir where that is given.
 
     Args:
         config: settings of the run.
@@ -53,11 +109,11 @@ class Records:
         self.visual_dl: Any = None
         self.losses = self.metrics = None
         if iteration == 0:
-            for name in (CONFIG_FILE, LOSSES_FILE, METRICS_FILE, CURVES_FILE):
+            for name in (CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE):
                 self._attempt(name, _keep_earlier, os.path.join(config.save_dir, name))
         self._attempt(CONFIG_FILE, self._write_config, device)
         self.losses = self._attempt(LOSSES_FILE, self._open, LOSSES_FILE, LOSSES, iteration)
-        self.metrics = self._attempt(METRICS_FILE, self._open, METRICS_FILE, METRICS, tested)
+        self.metrics = self._attempt(METRICS_CSV, self._open, METRICS_CSV, METRICS, tested)
         if config.log_dir:
             self.visual_dl = self._attempt("--log_dir", _visual_dl, config.log_dir, iteration > 0)
 
@@ -68,13 +124,13 @@ class Records:
         self._attempt(LOSSES_FILE, self._append, self.losses, (iteration, *values))
         for name, value in zip(LOSSES[1:-1], values):
             self._scalar(f"train/{name}", value, iteration)
-        self._scalar("train/ips", ranks.rank_count() * self.config.batch_size / seconds, iteration)
+        self._scalar("train/ips", ranks.world_size() * self.config.batch_size / seconds, iteration)
 
     def test(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Record the figures of a test (what its metrics.json holds) and draw the curves anew."""
+        """Record the metrics of a test (what its metrics.json holds) and draw the curves anew."""
         model, baseline = metrics["model"], metrics[BASELINE]
         row = (iteration, metrics["sequences"], *(model[name] for name in UNITS), *(baseline[name] for name in UNITS))
-        self._attempt(METRICS_FILE, self._append, self.metrics, row)
+        self._attempt(METRICS_CSV, self._append, self.metrics, row)
         for name in UNITS:
             self._scalar(f"test/{name}", model[name], iteration)
         self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
@@ -97,7 +153,7 @@ class Records:
 
     def close(self) -> None:
         """Close the files."""
-        for name, file in ((LOSSES_FILE, self.losses), (METRICS_FILE, self.metrics), ("--log_dir", self.visual_dl)):
+        for name, file in ((LOSSES_FILE, self.losses), (METRICS_CSV, self.metrics), ("--log_dir", self.visual_dl)):
             if file is not None:
                 self._attempt(name, file.close)
 
@@ -122,7 +178,7 @@ class Records:
             "flags": dataclasses.asdict(self.config),
             "command": sys.argv,
             "device": device,
-            "ranks": ranks.rank_count(),
+            "ranks": ranks.world_size(),
             "versions": {
                 "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
                 "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),
@@ -150,7 +206,7 @@ def draw_curves(save_dir: str) -> None:
     from matplotlib.figure import Figure  # takes a second to load, and is not needed before the first test
 
     losses = _columns(os.path.join(save_dir, LOSSES_FILE), ("iteration", "loss"))
-    tests = _columns(os.path.join(save_dir, METRICS_FILE), ("iteration", "psnr", "repeat_psnr"))
+    tests = _columns(os.path.join(save_dir, METRICS_CSV), ("iteration", "psnr", "repeat_psnr"))
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     iterations, loss = losses[:, 0], losses[:, 1]

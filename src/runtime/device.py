@@ -1,12 +1,19 @@
-"""--device: where Paddle computes."""
+"""--device and --precision: where Paddle computes, and in which type it convolves."""
 
 from __future__ import annotations
 
+import logging
+
 import paddle
+import paddle.nn.functional as F
 
 from src.errors import UserError
 
 ACCELERATORS = ("gpu", "xpu", "npu")  # in the order in which auto looks for them
+HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+CONVOLUTIONS = {"conv2d", "conv3d"}  # as Paddle names what autocast casts
+
+logger = logging.getLogger("e3d_lstm")
 
 
 def visible_devices() -> list[str]:
@@ -43,3 +50,45 @@ def set_device(device: str) -> str:
         )
     paddle.set_device(chosen)
     return chosen
+
+
+def amp_settings(precision: str) -> dict:
+    """Arguments of ``paddle.amp.auto_cast`` that have it cast the convolutions and nothing else.
+
+    What Paddle casts by itself, matrix products for one, is forbidden; what is on neither list takes the widest type of
+    its arguments, which is float32 everywhere outside of ``src.layers.precision.convolve``.
+    """
+    dtype = HALF_TYPES[precision]
+    return {
+        "custom_white_list": CONVOLUTIONS,
+        "custom_black_list": paddle.amp.white_list()[dtype]["O1"] - CONVOLUTIONS,
+        "level": "O1",
+        "dtype": dtype,
+    }
+
+
+def check_precision(precision: str) -> None:
+    """See that the device in use computes convolutions in ``precision``; on a CPU say that they are emulated.
+
+    Raises:
+        UserError: Paddle leaves them in float32, as it does with a warning where a GPU is too old.
+    """
+    if precision == "fp32":
+        return
+    dtype, device = HALF_TYPES[precision], paddle.get_device()
+    if device == "cpu":
+        logger.info(
+            "--precision %s on a CPU is emulated: the convolutions' operands, results and gradients are rounded to %s; "
+            "it shows what the rounding does to a training, and takes more time than fp32", precision, dtype,
+        )  # fmt: skip
+        return
+    flat, deep = paddle.ones([1, 1, 1, 1]), paddle.ones([1, 1, 1, 1, 1])
+    with paddle.amp.auto_cast(**amp_settings(precision)):
+        results = {"conv2d": F.conv2d(flat, flat), "conv3d": F.conv3d(deep, deep)}
+    for name, result in results.items():
+        if result.dtype != getattr(paddle, dtype):
+            other = "bf16" if precision == "fp16" else "fp16"
+            raise UserError(
+                f"--precision {precision}: Paddle {paddle.__version__} has no {name} in {dtype} for {device} and "
+                f"leaves it in {str(result.dtype).split('.')[-1]}; give {other} or fp32"
+            )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import fcntl
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from src.config import Config
-from src.errors import UserError
+from src.errors import UserError, WriteError
 from src.runtime import ranks
 
 LOG_FILE = "train.log"
-SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -39,41 +38,15 @@ def log_to(save_dir: str | None) -> None:
         logger.addHandler(_LogFile(save_dir))
 
 
-class Progress:
-    """A bar on a terminal, plain lines elsewhere; the log file gets the lines either way."""
-
-    def __init__(self, config: Config, iterations_done: int) -> None:
-        self.config = config
-        self.mean_seconds: float | None = None
-        self.bar = tqdm(
-            total=config.max_iterations, initial=iterations_done, unit="it", dynamic_ncols=True, disable=None
-        )
-
-    def step(self, iteration: int, loss: float, lr: float, eta: float, seconds: float, reading: float) -> None:
-        """Show an iteration: its loss, learning rate, probability of a true frame, and seconds (for reading alone)."""
-        memory = 0.0 if self.mean_seconds is None else SPEED_MEMORY
-        self.mean_seconds = memory * (self.mean_seconds or 0.0) + (1 - memory) * seconds
-        self._on_bar(self.bar.update)
-        if iteration % self.config.display_interval:
-            return
-        speed = ranks.rank_count() * self.config.batch_size * self.config.total_length / seconds
-        left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
-        # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
-        self._on_bar(self.bar.set_postfix_str, f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")
-        logger.info(
-            "iteration %d/%d, loss %.4f, lr %.3g, eta %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
-            iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
-            extra={"on_bar": True},
-        )  # fmt: skip
-
-    def close(self) -> None:
-        self._on_bar(self.bar.close)
-
-    def _on_bar(self, show, *arguments: object) -> None:
-        try:
-            show(*arguments)
-        except OSError:  # the terminal is gone (a lost connection): the run goes on
-            self.bar.disable = True
+@contextlib.contextmanager
+def warn_if_unwritable(is_training: bool) -> Iterator[None]:
+    """In a training, a file that cannot be written is a warning and the training goes on; elsewhere it is an error."""
+    try:
+        yield
+    except WriteError as error:
+        if not is_training:
+            raise
+        logger.warning("%s; the training goes on", error)
 
 
 class _Terminal(logging.Handler):

@@ -54,11 +54,11 @@ def own_device(device: str) -> str:
         UserError: the flag names one card for several ranks.
     """
     kind, _, number = device.partition(":")
-    if not ranks.is_launched() or (number and ranks.rank_count() == 1):
+    if not ranks.is_launched() or (number and ranks.world_size() == 1):
         return device
     if number:
         raise UserError(
-            f"--device {device}: is one card for {ranks.rank_count()} processes; choose the cards by the launcher's "
+            f"--device {device}: is one card for {ranks.world_size()} processes; choose the cards by the launcher's "
             f"--{kind}s, as in python -m paddle.distributed.launch --{kind}s 0,1 runp.py, and leave --device out"
         )
     given = [card for card, variable in CARDS.items() if os.environ.get(variable)]
@@ -71,7 +71,7 @@ def own_device(device: str) -> str:
 
 def start(device: str) -> None:
     """Meet the other ranks; ``device`` is the one that Paddle uses in this process."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return
     if device == "cpu":
         os.environ[BACKEND] = "gloo"
@@ -79,9 +79,9 @@ def start(device: str) -> None:
         dist.init_parallel_env()
 
 
-def first(function: Callable[[], T]) -> T:
+def on_rank_0(function: Callable[[], T]) -> T:
     """Have rank 0 do it; its result, or the error of a user, is that of every rank."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
     if ranks.is_first():
@@ -97,9 +97,9 @@ def first(function: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def together(function: Callable[[], T]) -> T:
+def on_every_rank(function: Callable[[], T]) -> T:
     """Do it on every rank; the error of a user, or a signal, that one finds is raised on all."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return function()
     result, found = None, None
     try:
@@ -108,7 +108,7 @@ def together(function: Callable[[], T]) -> T:
         found = error
     _meet()
     if any(_sum([found is not None])):
-        packed = gathered(_packed(found) if found is not None else None)
+        packed = all_gather(_packed(found) if found is not None else None)
         errors = [_unpacked(*error) for error in packed if error is not None]
         # A fault of the run comes before a lost file, which may not end it, and both before a request to stop.
         worst = min(errors, key=lambda error: (isinstance(error, Stopped), isinstance(error, LostFile)))
@@ -119,9 +119,9 @@ def together(function: Callable[[], T]) -> T:
     return result
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The value of each rank, in order."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return [value]
     values: list[T] = []
     _meet()
@@ -130,27 +130,25 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def averaged(loss: float, parameters: Iterable[paddle.Tensor]) -> float:
-    """Average the gradients of the parameters over the ranks, in place; the mean of their losses is returned."""
-    if ranks.rank_count() == 1:
-        return loss
-    _meet()
-    with _lost_rank():
-        fused_allreduce_gradients(list(parameters), None)
-    return _sum([loss])[0] / ranks.rank_count()
+def all_reduce_gradients(parameters: Iterable[paddle.Tensor]) -> None:
+    """Put the mean over the ranks in the place of each parameter's gradient."""
+    if ranks.world_size() > 1:
+        _meet()
+        with _lost_rank():
+            fused_allreduce_gradients(list(parameters), None)
 
 
 def mean(value: float) -> float:
     """The mean over the ranks."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return value
     _meet()
-    return _sum([value])[0] / ranks.rank_count()
+    return _sum([value])[0] / ranks.world_size()
 
 
 def share_weights(model: nn.Layer) -> None:
     """Give every rank the weights of rank 0."""
-    if ranks.rank_count() > 1:
+    if ranks.world_size() > 1:
         _meet()
         with _lost_rank():
             sync_params_buffers(model)
@@ -158,7 +156,7 @@ def share_weights(model: nn.Layer) -> None:
 
 def leave() -> None:
     """Wait until every rank is done: the launcher ends all of them soon after the first that has failed has left."""
-    if ranks.rank_count() == 1:
+    if ranks.world_size() == 1:
         return
     try:
         _meet(PATIENCE if ranks.is_first() else PATIENCE_FOR_CHECKPOINT)
@@ -194,7 +192,7 @@ def _meet(patience: float = PATIENCE) -> None:
     _meetings += 1
     with _lost_rank():
         arrived = _arrived(1)
-        while arrived < _meetings * ranks.rank_count():  # nobody can come for the next time before all have come now
+        while arrived < _meetings * ranks.world_size():  # nobody can come for the next time before all have come now
             request = first_signal()
             if request is not None and time.monotonic() > request.time + patience:
                 raise Stopped(request.number)

@@ -17,7 +17,7 @@ def rank() -> int:
     return int(os.environ.get("PADDLE_TRAINER_ID", 0))
 
 
-def rank_count() -> int:
+def world_size() -> int:
     """Processes of the job, on all its machines; 1 where there is no job."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
 
@@ -37,7 +37,7 @@ def is_launched() -> bool:
     return "PADDLE_LOCAL_SIZE" in os.environ
 
 
-def own_part(batch: Batch) -> Batch:
+def shard(batch: Batch) -> Batch:
     """This rank's part of the job's batch; the parts of all ranks, in order, are the whole."""
-    size = len(batch) // rank_count()
+    size = len(batch) // world_size()
     return batch[rank() * size : (rank() + 1) * size]

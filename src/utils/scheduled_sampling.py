@@ -26,8 +26,8 @@ def sampling_flags(config: Config, iteration: int, batch: int) -> np.ndarray:
     With several ranks B is that of one, and each has its own draws: together those of one rank with all the clips.
     """
     steps = config.total_length - config.input_length - 1
-    size = [batch * ranks.rank_count(), steps, 1, 1, 1]
-    draws = ranks.own_part(np.random.default_rng([config.seed, STREAM, iteration]).random(size))
+    size = [batch * ranks.world_size(), steps, 1, 1, 1]
+    draws = ranks.shard(np.random.default_rng([config.seed, STREAM, iteration]).random(size))
     return (draws < sampling_eta(config, iteration)).astype(np.float32)
 
 

@@ -12,8 +12,6 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from src.layers.rnn_cell import EideticLSTMCell
-
 # Scope in the official cell -> layer of EideticLSTMCell.
 CELL_SCOPES = {
     "conv3d": "conv_h",
@@ -59,7 +57,7 @@ def load_tf_variables(model: nn.Layer, variables: Mapping[str, np.ndarray]) -> N
 
 def tf_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:
     """Official name (with dots) -> parameter of the model, for every parameter."""
-    if isinstance(model, EideticLSTMCell):
+    if not hasattr(model, "cells"):  # a single one
         return _cell_parameters("e3d0", model)
     parameters = {}
     for index, cell in enumerate(model.cells):
@@ -69,7 +67,7 @@ def tf_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:
     return parameters
 
 
-def _cell_parameters(scope: str, cell: EideticLSTMCell) -> dict[str, paddle.Tensor]:
+def _cell_parameters(scope: str, cell: nn.Layer) -> dict[str, paddle.Tensor]:
     parameters = {}
     for tf_scope, layer_name in CELL_SCOPES.items():
         layer = getattr(cell, layer_name)
