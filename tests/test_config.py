@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import Config, command_line_parser, split_paths
+from src.config import Config, command_line_parser
 from src.errors import UserError
+from src.flag_values import split_paths
 
 ROOT = Path(__file__).parent.parent
 

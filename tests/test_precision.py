@@ -24,15 +24,9 @@ from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import train_batches
 from src.errors import Diverged, UserError
 from src.layers import rnn_cell
-from src.layers.precision import (
-    HALF_TYPES,
-    amp_settings,
-    autocast,
-    check_precision,
-    convolve,
-    precision_in_force,
-)
+from src.layers.precision import autocast, convolve, precision_in_force
 from src.models.model_factory import build_model
+from src.runtime.device import HALF_TYPES, amp_settings, check_precision
 from src.runtime.signals import Stopped
 from src.step import predict, prediction_loss, train_on_batch
 from src.utils import loss_scale as loss_scale_module

@@ -16,10 +16,11 @@ import pytest
 
 from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
-from src.config import LR_SCHEDULES, Config
+from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import spread
 from src.errors import UserError
+from src.flag_values import LR_SCHEDULES
 from src.runtime.signals import Stopped
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from tests.conftest import settings_for

@@ -487,7 +487,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_nothing(saved
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.checkpoints.checkpoint._write", no_space)
+    monkeypatch.setattr("src.checkpoints.checkpoint.write_flushed", no_space)
     with pytest.raises(UserError, match="--save_dir .*checkpoint 4 cannot be written .No space left on device."):
         save_checkpoint(config, 4, model, sgd(model))
     assert os.listdir(config.save_dir) == ["3"]

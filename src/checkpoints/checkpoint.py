@@ -8,10 +8,8 @@ whenever the process is killed, what stands under a checkpoint's name is whole. 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import math
 import os
@@ -30,10 +28,11 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config, list_flags
+from src.checkpoints.state_file import DamagedCheckpoint, one_line, read_state, reason_of, write_state
+from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config
 from src.errors import UserError, WriteError
-from src.runtime.files import free_name
-from src.utils.loss_scale import is_scale
+from src.flag_values import list_flags
+from src.runtime.files import flush_directory, free_name, write_flushed
 from src.utils.weight_average import WeightAverage
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -45,10 +44,6 @@ PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is t
 NAMES_SHOWN = 4
 
 logger = logging.getLogger("e3d_lstm")
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint whose files are not what was written."""
 
 
 class Checkpoint(NamedTuple):
@@ -105,7 +100,7 @@ def save_checkpoint(
         raise WriteError(f"--save_dir {config.save_dir}: {path} is there already; give another folder")
     try:
         os.rename(_write_partial(path, config, iteration, model, optimizer, record or {}, average), path)
-        _flush_directory(config.save_dir)
+        flush_directory(config.save_dir)
     except OSError as error:
         raise _unwritable(config, f"checkpoint {iteration}", error) from None
     return path
@@ -142,7 +137,7 @@ def save_best(
         if os.path.lexists(path):
             os.rename(path, path + PREVIOUS)
         os.rename(partial, path)
-        _flush_directory(config.save_dir)
+        flush_directory(config.save_dir)
         shutil.rmtree(path + PREVIOUS, ignore_errors=True)
     except OSError as error:
         raise _unwritable(config, "the best checkpoint", error) from None
@@ -208,12 +203,12 @@ def record_test(directory: str, record: Mapping[str, Any]) -> None:
     """
     flag = f"--save_dir {directory}"
     try:
-        state = _read_state(flag, directory)
+        state = read_state(flag, directory)
         if not state:
             raise WriteError(f"{flag}: {STATE_FILE} has gone")
-        _write_state(directory, {**state, **record})
+        write_state(directory, {**state, **record})
     except OSError as error:
-        raise WriteError(f"{flag}: {STATE_FILE} cannot be written ({_reason(error)})") from None
+        raise WriteError(f"{flag}: {STATE_FILE} cannot be written ({reason_of(error)})") from None
     except UserError as error:
         raise WriteError(str(error)) from None
 
@@ -225,7 +220,7 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
         UserError: no checkpoint there, or one that is damaged.
     """
     _check_directory(flag, directory)
-    state = _read_state(flag, directory)
+    state = read_state(flag, directory)
     missing = [key for key in ("iteration", "config", "sha256") if key not in state]
     if missing:
         what = f"has no {missing[0]}" if state else "is missing"
@@ -293,7 +288,7 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     """
     flag = f"--pretrained_model {directory}"
     _check_directory(flag, directory)
-    state = _read_state(flag, directory)
+    state = read_state(flag, directory)
     saved = state.get("config", {})
     if saved:
         saved = {**LATER_FLAGS, **saved}
@@ -349,9 +344,9 @@ def _write_partial(
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(partial)
         for name, content in contents.items():
-            _write(os.path.join(partial, name), content)
-        _write_state(partial, state)
-        _flush_directory(partial)
+            write_flushed(os.path.join(partial, name), content)
+        write_state(partial, state)
+        flush_directory(partial)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -361,38 +356,16 @@ def _write_partial(
 def _best_of(directory: str) -> Mapping[str, Any] | None:
     """The figures of the checkpoint in best/; None where they cannot be read."""
     try:
-        return _read_state(directory, directory).get("best")
+        return read_state(directory, directory).get("best")
     except UserError:
         return None
 
 
 def _unwritable(config: Config, what: str, error: OSError) -> WriteError:
     return WriteError(
-        f"--save_dir {config.save_dir}: {what} cannot be written ({_reason(error)}); "
+        f"--save_dir {config.save_dir}: {what} cannot be written ({reason_of(error)}); "
         "make room, or give another folder; older checkpoints are untouched"
     )
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or _line(error)
-
-
-def _write_state(directory: str, state: Mapping[str, Any]) -> None:
-    path = os.path.join(directory, STATE_FILE)
-    try:
-        _write(path + PARTIAL, json.dumps(state, indent=1, allow_nan=False).encode())
-        os.replace(path + PARTIAL, path)
-    except OSError:
-        if os.path.exists(path + PARTIAL):
-            os.remove(path + PARTIAL)
-        raise
-
-
-def _write(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _arrays(state_dict: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
@@ -430,54 +403,6 @@ def _check_directory(flag: str, directory: str) -> None:
     raise DamagedCheckpoint(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
 
 
-def _read_state(flag: str, directory: str) -> dict[str, Any]:
-    path = os.path.join(directory, STATE_FILE)
-    if not os.path.exists(path):  # weights that were converted from elsewhere
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
-        if not _is_state(state):
-            raise ValueError("not a checkpoint's state")
-        return state
-    except OSError as error:  # a permission, a network: the file may be whole
-        raise UserError(f"{flag}: {STATE_FILE} cannot be read ({_reason(error)})") from None
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{flag}: {STATE_FILE} is damaged ({_line(error)}); give another checkpoint") from None
-
-
-def _is_state(state: Any) -> bool:
-    """Whether JSON that was read has the form of a checkpoint's state; any of its parts may be missing."""
-    if not isinstance(state, dict):
-        return False
-    best = state.get("best")
-    if not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
-        return False
-    if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips", "ranks")):
-        return False
-    if state.get("loss_scale") is not None and not _is_loss_scale(state["loss_scale"]):
-        return False
-    return best is None or (
-        isinstance(best, dict)
-        and _is_count(best.get("iteration"))
-        and isinstance(best.get("psnr", ""), (int, float, type(None)))
-    )
-
-
-def _is_loss_scale(value: Any) -> bool:
-    counts = {"good_steps", "bad_steps", "skipped"}
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"value", *counts}
-        and is_scale(value["value"])
-        and all(_is_count(value[name]) for name in counts)
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     try:
         with open(os.path.join(directory, name), "rb") as file:
@@ -489,10 +414,10 @@ def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{flag}: {name} is missing; give another checkpoint") from None
     except OSError as error:  # a permission, a network: the file may be whole
-        raise UserError(f"{flag}: {name} cannot be read ({_reason(error)})") from None
+        raise UserError(f"{flag}: {name} cannot be read ({reason_of(error)})") from None
     # safetensors' own errors, and those of numpy on a header that lies about types and shapes.
     except (ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
-        raise DamagedCheckpoint(f"{flag}: {name} is damaged ({_line(error)}); give another checkpoint") from None
+        raise DamagedCheckpoint(f"{flag}: {name} is damaged ({one_line(error)}); give another checkpoint") from None
 
 
 def _mismatches(model: nn.Layer, found: Mapping[str, np.ndarray]) -> list[str]:
@@ -516,23 +441,9 @@ def _mismatches(model: nn.Layer, found: Mapping[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _flush_directory(path: str) -> None:
-    """Have the names in a directory reach the disk before what follows, where the file system can."""
-    with contextlib.suppress(OSError):  # some network and FUSE mounts cannot; the files themselves are flushed
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _names(directory: str, flag: str = "") -> list[str]:
     """What a directory holds; nothing where there is none."""
     try:
         return os.listdir(directory) if os.path.isdir(directory) else []
     except OSError as error:
-        raise UserError(f"{flag or directory}: cannot be read ({_reason(error)}); check its permissions") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{flag or directory}: cannot be read ({reason_of(error)}); check its permissions") from None

@@ -15,8 +15,9 @@ from src.checkpoints.checkpoint import (
     ours,
     read_checkpoint,
 )
-from src.config import FRAME_FLAGS, NETWORK_FLAGS, NEWEST, Config, list_flags
+from src.config import FRAME_FLAGS, NETWORK_FLAGS, Config
 from src.errors import UserError
+from src.flag_values import NEWEST, list_flags
 from src.runtime import ranks
 
 # Those that decide the clips, their order, and whether the optimizer's state fits: a run goes on with the same ones.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import paddle
 
-from src.config import Config, split_paths
+from src.config import Config
 from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
+from src.flag_values import split_paths
 
 
 def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:

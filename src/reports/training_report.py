@@ -25,7 +25,8 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from src.config import Config, lr_schedule_length
+from src.config import Config
+from src.flag_values import lr_schedule_length
 from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
 from src.utils.metrics import BASELINE, UNITS, to_uint8

@@ -6,8 +6,9 @@ import dataclasses
 
 import paddle
 
-from src.config import Config, list_flags
+from src.config import Config
 from src.errors import UserError
+from src.flag_values import list_flags
 from src.runtime import parallel, ranks
 from src.runtime.device import set_device
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import paddle
 
-from src.config import Config, lr_cosine, lr_stages
+from src.config import Config
+from src.flag_values import lr_cosine, lr_stages
 
 
 def build_schedule(config: Config) -> paddle.optimizer.lr.LRScheduler:
