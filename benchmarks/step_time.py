@@ -1,4 +1,4 @@
-"""Time and memory of a training step and of a forecast, the model against the plain formulation (plain_e3d.py).
+"""Time and memory of a training step and of a forecast, the model against the plain formulation (tests/plain_e3d.py).
 
     python benchmarks/step_time.py --quick                     one small size, a minute
     python benchmarks/step_time.py --lengths 8,20,30 --rounds 1  the figures of README.md
@@ -111,10 +111,10 @@ def measure(
     import src  # noqa: F401  (before paddle)
 
     import paddle  # isort: skip
-    from benchmarks.plain_e3d import plain_e3d
     from src.config import Config
     from src.models.model_factory import build_model
     from src.step import prediction_loss
+    from tests.plain_e3d import plain_e3d
 
     more = {"recompute": True} if recompute else {}
     config = Config(input_length=length // 3, total_length=length, batch_size=batch, **sizes, **more)

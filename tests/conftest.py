@@ -13,6 +13,8 @@ import paddle  # isort: skip
 from scripts.make_sample_data import make_tree
 from src.config import Config
 
+pytest.register_assert_rewrite("tests.helpers")
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -13,8 +13,7 @@ import runp
 from scripts.make_sample_data import make_tree
 from src.checkpoints.checkpoint import checkpoints
 from src.config import Config
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 # The two commands that scripts of other projects and old notes contain, flag for flag.
 TRAIN_COMMAND = """--num_save_samples 10 --train_data_paths DATA --is_training True --dataset_name action

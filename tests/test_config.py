@@ -11,8 +11,7 @@ import pytest
 from src.config import Config, command_line_parser
 from src.errors import UserError
 from src.flag_values import split_paths
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize("flag", ["is_training", "layer_norm", "reverse_input", "scheduled_sampling"])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,8 +17,7 @@ from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
 from tests.conftest import GOLDEN, load_golden
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 def write_recording(root, name, numbers, size=(24, 20), suffix="jpg", action="boxing"):

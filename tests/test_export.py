@@ -20,9 +20,9 @@ from src.models.forecaster import Forecaster
 from src.models.model_factory import build_model
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import sgd, trained
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting needs Paddle 3")
-ROOT = Path(__file__).parent.parent
 SIZES = {
     "img_width": 16, "patch_size": 4, "num_hidden": "4,4", "filter_size": 3, "input_length": 3, "total_length": 7,
 }  # fmt: skip

@@ -5,22 +5,15 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from benchmarks.plain_e3d import plain_e3d
-from benchmarks.plain_e3d import recall as plain_recall
 from src.config import Config
 from src.layers.recall import SAFE_SCORE, History, recall
 from src.layers.window_conv import WindowConv
 from src.models.model_factory import build_model
+from src.utils.tf_weights import tf_parameters
 from tests.conftest import load_golden, relative_l2
-from tests.test_model_golden import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, kernel_to_tf, network_of, tf_parameters
-
-
-def gradients_of(model, predictions, frames):
-    loss = (predictions - frames[:, 1:]).square().sum()
-    loss.backward()
-    found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    model.clear_gradients()
-    return found
+from tests.helpers import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, gradients_of, kernel_to_tf, network_of
+from tests.plain_e3d import plain_e3d
+from tests.plain_e3d import recall as plain_recall
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])

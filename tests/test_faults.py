@@ -30,8 +30,8 @@ from src.models.model_factory import build_model
 from src.runtime.signals import SIGNALS
 from src.step import prediction_loss
 from tests.conftest import settings_for
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 

@@ -12,7 +12,6 @@ import paddle
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.plain_e3d import plain_e3d
 from src import evaluator, trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from src.config import Config
@@ -25,8 +24,8 @@ from src.utils.metrics import BASELINE
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.weight_average import WeightAverage
 from tests.conftest import relative_l2, settings_for, sgd, trained, weights_of
-from tests.test_fast_layers import gradients_of
-from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
+from tests.helpers import assert_same_checkpoint, gradients_of, losses_of, stop_after
+from tests.plain_e3d import plain_e3d
 
 RECIPE = {
     "norm_epsilon": 1, "residual": True, "optimizer": "adam", "weight_decay": 0, "betas": "0.9,0.999",

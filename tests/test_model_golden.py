@@ -6,16 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
-from src.config import Config
 from src.layers.rnn_cell import EideticLSTMCell, History
-from src.models.model_factory import build_model
-from src.utils.preprocess import reshape_patch
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 from tests.conftest import load_golden, relative_l2
-
-OFFICIAL_EPSILON = 1e-12
-OUTPUT_TOLERANCE = 1e-5
-GRADIENT_TOLERANCE = 1e-4  # relative L2
+from tests.helpers import GRADIENT_TOLERANCE, OFFICIAL_EPSILON, OUTPUT_TOLERANCE, kernel_to_tf, network_of, variables_of
 
 
 def to_paddle(array: np.ndarray) -> paddle.Tensor:
@@ -25,28 +19,6 @@ def to_paddle(array: np.ndarray) -> paddle.Tensor:
 
 def from_paddle(tensor: paddle.Tensor) -> np.ndarray:
     return tensor.numpy().transpose(0, 2, 3, 4, 1)
-
-
-def kernel_to_tf(array: np.ndarray) -> np.ndarray:
-    """OIDHW -> DHWIO."""
-    return array.transpose(2, 3, 4, 1, 0) if array.ndim == 5 else array
-
-
-def variables_of(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {key[len("var."):]: array for key, array in golden.items() if key.startswith("var.")}
-
-
-def network_of(golden: dict[str, np.ndarray]) -> tuple[paddle.nn.Layer, dict, np.ndarray]:
-    """The network with the golden's weights, its settings, and the clip as patches."""
-    settings = json.loads(str(golden["config"]))
-    config = Config(
-        img_width=settings["img_width"], patch_size=settings["patch"], img_channel=settings["channel"],
-        input_length=settings["input"], total_length=settings["total"], filter_size=settings["filter"],
-        num_hidden=settings["hidden"], batch_size=settings["batch"],
-    )  # fmt: skip
-    model = build_model(config, norm_epsilon=OFFICIAL_EPSILON)
-    load_tf_variables(model, variables_of(golden))
-    return model, settings, reshape_patch(golden["images_raw"], settings["patch"])
 
 
 @pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])

@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +27,8 @@ from src.data_provider import npz_frames
 from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "make_moving_mnist.py"
 SMALL = Motion(digits=2, size=24, length=6, digit_size=12, speed=2.5)
 

@@ -17,8 +17,8 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from scripts.notebook_tools import CommandFailed, Found, example_film, find_data, run, sequences_file, work_folder
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "scripts" / "aistudio_kth.ipynb"
 TIMEOUT = 300  # seconds a cell; far more than it takes, for a busy machine
 

@@ -25,9 +25,8 @@ from src.runtime import parallel
 from src.runtime.process_env import usable_cores
 from src.utils.scheduled_sampling import sampling_flags
 from tests.conftest import relative_l2, settings_for
-from tests.test_resume import assert_same_checkpoint
+from tests.helpers import ROOT, assert_same_checkpoint
 
-ROOT = Path(__file__).parent.parent
 RANKS = 2
 TIME_LIMIT = 300  # seconds, for machines that are busy with other work
 

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,8 +21,7 @@ from src.reports.forecast_report import write_pictures
 from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
 from src.runtime.files import write_whole
 from tests.conftest import settings_for
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
 
 
 def grey(values, side=32):

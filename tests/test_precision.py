@@ -15,7 +15,6 @@ import pytest
 from paddle import nn
 from paddle.base.framework import _dygraph_tracer
 
-from benchmarks.plain_e3d import recall as plain_recall
 from scripts.export_model import PROGRAM, export
 from src import trainer
 from src.checkpoints.checkpoint import DamagedCheckpoint, load_weights, read_checkpoint
@@ -34,7 +33,8 @@ from src.utils.loss_scale import GROWTH_INTERVAL, LARGEST, PATIENCE, SMALLEST, L
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import assert_same_weights, relative_l2, settings_for, trained, weights_of
-from tests.test_resume import assert_same_checkpoint, losses_of, stop_after
+from tests.helpers import assert_same_checkpoint, losses_of, stop_after
+from tests.plain_e3d import recall as plain_recall
 
 SETTINGS = {
     "img_width": 24, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "input_length": 3, "total_length": 7,

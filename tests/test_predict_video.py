@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.models.model_factory import build_model
 from src.step import predict
 from tests.conftest import settings_for
-from tests.test_videos import write_video
+from tests.helpers import write_video
 
 
 @pytest.fixture(scope="module")

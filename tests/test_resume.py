@@ -1,6 +1,5 @@
 """--resume: a continued run is the uninterrupted one; schedules, best and kept checkpoints, records."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -24,48 +23,12 @@ from src.flag_values import LR_SCHEDULES
 from src.runtime.signals import Stopped
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from tests.conftest import settings_for
+from tests.helpers import ROOT, assert_same_checkpoint, losses_of, rows_of, stop_after
 
-ROOT = Path(__file__).parent.parent
 TABLE = [
     (1e-3, 20000), (5e-4, 20000), (2.5e-4, 20000), (1e-4, 25000), (5e-5, 30000), (2e-5, 30000), (1e-5, 30000),
     (5e-6, 40000), (2e-6, 40000), (1e-6, 40000), (5e-7, 40000), (2e-7, 40000), (1e-7, 40000),
 ]  # fmt: skip
-
-
-def rows_of(config, name):
-    with open(os.path.join(config.save_dir, name), newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def losses_of(config):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows_of(config, "losses.csv")]
-
-
-def assert_same_checkpoint(first, second):
-    """Weights, their average, optimizer state and state.json, the paths of the two runs apart."""
-    one, two = read_checkpoint("first", first), read_checkpoint("second", second)
-    for arrays, others in (
-        (one.weights, two.weights), (one.optimizer, two.optimizer), (one.average, two.average),
-    ):  # fmt: skip
-        assert arrays.keys() == others.keys()
-        for name in arrays:
-            np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
-    for state in (one.state, two.state):
-        for flag in ("save_dir", "gen_frm_dir", "resume"):
-            del state["config"][flag]
-    assert one.state == two.state
-
-
-def stop_after(monkeypatch, iteration, number=signal.SIGTERM):
-    """Send this process a signal while it is in the given iteration."""
-    original = trainer.train_on_batch
-
-    def step(config, current, *arguments):
-        if current == iteration:
-            os.kill(os.getpid(), number)
-        return original(config, current, *arguments)
-
-    monkeypatch.setattr(trainer, "train_on_batch", step)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,14 +11,7 @@ from PIL import Image
 
 from scripts.make_sample_data import UsageError, make_tree
 from src.data_provider.kth_action import CLIP_STRIDE, KTHAction
-
-ROOT = Path(__file__).parent.parent
-
-
-def script(name, *arguments):
-    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
+from tests.helpers import ROOT, script
 
 # ---- sample data
 

@@ -22,15 +22,7 @@ from src.data_provider.loader import test_batches
 from src.data_provider.videos import VideoCache, count_frames, frames_of
 from src.errors import LostFile, UserError
 from tests.conftest import settings_for
-from tests.test_scripts import ROOT, script
-
-
-def write_video(path, frames=30, size=(48, 36), value=lambda number: 5 * number):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, size)
-    for number in range(frames):
-        writer.write(np.full([size[1], size[0], 3], value(number), np.uint8))
-    writer.release()
+from tests.helpers import ROOT, script, write_video
 
 
 def prepare(*arguments):
