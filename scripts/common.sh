@@ -24,14 +24,14 @@ ensure_packages() {
     }
   fi
   for file in "$@"; do
-    stamp="$VENV/.installed-$file"
-    if ! cat "$ROOT"/requirements-base.txt "$ROOT/$file" | cmp -s - "$stamp"; then
+    stamp="$VENV/.installed-${file##*/}"
+    if ! cat "$ROOT"/requirements/base.txt "$ROOT/$file" | cmp -s - "$stamp"; then
       say "installing the packages of $file (a few minutes the first time)"
       "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$file" || {
         echo "pip could not install the packages of $file; see its message above" >&2
         exit 2
       }
-      cat "$ROOT"/requirements-base.txt "$ROOT/$file" > "$stamp"
+      cat "$ROOT"/requirements/base.txt "$ROOT/$file" > "$stamp"
     fi
   done
 }

@@ -5,7 +5,7 @@
 #
 # Everything goes to quickstart/moving_mnist/; what is there from a run before is moved aside to earlier-<time>.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-ensure_packages requirements.txt requirements-digits.txt
+ensure_packages requirements.txt requirements/digits.txt
 cd "$ROOT"
 PY="$VENV/bin/python"
 ALL=quickstart/moving_mnist

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the tests: bash scripts/run_tests.sh [--paddle VERSION] [pytest's arguments]
-# Makes .venv where it is missing; with --paddle 2.6.2 another one, .venv-2.6, of that Paddle (see requirements-paddle-*).
+# Makes .venv where it is missing; with --paddle 2.6.2 another one, .venv-2.6, of that Paddle (see requirements/paddle-*).
 # Tests that need data from outside the project look in $E3D_EXTRA_DATA.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 packages=requirements.txt
@@ -11,16 +11,16 @@ if [[ "${1:-}" == --paddle || "${1:-}" == --paddle=* ]]; then
   else
     version="${1#*=}"
   fi
-  packages="requirements-paddle-$version.txt"
+  packages="requirements/paddle-$version.txt"
   if [[ ! "$version" =~ ^[0-9.]+$ || ! -f "$ROOT/$packages" ]]; then
-    known="$(cd "$ROOT" && echo requirements-paddle-*.txt | sed 's/requirements-paddle-//g; s/\.txt//g')"
+    known="$(cd "$ROOT/requirements" && echo paddle-*.txt | sed 's/paddle-//g; s/\.txt//g')"
     echo "--paddle ${version:-(nothing)}: expected one of: $known; leave it out to test with the Paddle of .venv" >&2
     exit 2
   fi
   shift
   VENV="$VENV-${version%.*}"
 fi
-ensure_packages "$packages" requirements-dev.txt
+ensure_packages "$packages" requirements/dev.txt
 say "running the tests with $VENV"
 cd "$ROOT"
 exec "$VENV/bin/python" -m pytest "$@"

@@ -178,7 +178,7 @@ def _draw_per_frame(config: Config, directory: str, metrics: dict[str, Any]) -> 
     except WriteError:
         raise
     except (ImportError, ValueError, RuntimeError) as error:  # not installed, or a font or a setting of it is broken
-        logger.warning("%s is not drawn (matplotlib: %s); pip install -r requirements-base.txt", path, error)
+        logger.warning("%s is not drawn (matplotlib: %s); pip install -r requirements/base.txt", path, error)
 
 
 def write_metrics(directory: str, metrics: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""python scripts/draw_framework.py [--out images/e3d_lstm_framework.png]
+"""python images/draw_framework.py [--out images/e3d_lstm_framework.png]
 
 Draws the picture at the top of the README from the equations of the model: on the left one eidetic 3D LSTM cell,
 on the right the network unrolled over three steps. Needs matplotlib. The same call always gives the same picture.
