@@ -26,13 +26,13 @@ import paddle  # isort: skip  # noqa: E402
 from scripts.make_sample_data import make_tree  # noqa: E402
 from src.config import Config  # noqa: E402
 from src.data_provider.datasets_factory import build_dataset  # noqa: E402
+from src.data_provider.kth_sequences import ACTIONS  # noqa: E402
 from src.data_provider.loader import train_batches  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
 from src.step import train_on_batch  # noqa: E402
 from src.utils.optimizer import build_optimizer, build_schedule  # noqa: E402
 
 KTH_SIZE = (160, 120)
-ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
 
 
 def main() -> None:

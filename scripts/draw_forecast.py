@@ -13,17 +13,18 @@ import re
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from src.config import OneLineParser  # noqa: E402
+from src.errors import UserError  # noqa: E402
 
 PICTURE_NAME = re.compile(r"(gt|pd)(\d+)\.png")
 GAP, LABELS, WHITE, BLACK = 4, 22, 255, 0  # pixels, pixels, grey levels
 LARGEST_ZOOM = 32
 MARK = 3  # width of the line where the forecast begins
-
-
-class UsageError(Exception):
-    """One line for the user."""
 
 
 def read_sequence(folder: Path) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
@@ -35,7 +36,7 @@ def read_sequence(folder: Path) -> tuple[dict[int, np.ndarray], dict[int, np.nda
         if picture is not None:
             frames[match[1]][int(match[2])] = picture
     if not frames["gt"] or not frames["pd"] or not frames["pd"].keys() <= frames["gt"].keys():
-        raise UsageError(f"{folder}: no gt*.png and pd*.png of a test in it; give <gen_frm_dir>/<test>/<batch>")
+        raise UserError(f"{folder}: no gt*.png and pd*.png of a test in it; give <gen_frm_dir>/<test>/<batch>")
     return frames["gt"], frames["pd"]
 
 
@@ -65,15 +66,11 @@ def draw_sequence(folder: Path, zoom: int, every: int) -> np.ndarray:
     return sheet
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse prints its whole usage before an error; a user wants the one line."""
-
-    def error(self, message: str) -> None:
-        raise UsageError(f"{message}; see --help")
-
-
 def main() -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        prog="scripts/draw_forecast.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("folders", type=Path, nargs="+", help="<gen_frm_dir>/<test>/<batch>")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
     parser.add_argument("--zoom", type=int, default=1, help="enlarge each pixel (default: 1)")
@@ -81,14 +78,14 @@ def main() -> int:
     try:
         arguments = parser.parse_args()
         if not 1 <= arguments.zoom <= LARGEST_ZOOM or arguments.every < 1:
-            raise UsageError(f"--zoom and --every: expected 1 or more, --zoom at most {LARGEST_ZOOM}")
+            raise UserError(f"--zoom and --every: expected 1 or more, --zoom at most {LARGEST_ZOOM}")
         sheets = [draw_sequence(folder, arguments.zoom, arguments.every) for folder in arguments.folders]
         width = max(sheet.shape[1] for sheet in sheets)
         padded = [np.pad(s, [(0, 3 * GAP), (0, width - s.shape[1])], constant_values=WHITE) for s in sheets]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         encoded = cv2.imencode(".png", np.vstack(padded))[1]
         arguments.out.write_bytes(encoded.tobytes())
-    except (UsageError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"draw_forecast.py: {error}", file=sys.stderr)
         return 2
     print(f"wrote {arguments.out}")

@@ -31,7 +31,7 @@ import src  # noqa: E402, F401  (before paddle)
 import paddle  # noqa: E402  # isort: skip
 
 from src.checkpoints.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
-from src.config import Config  # noqa: E402
+from src.config import Config, OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.models.forecaster import Forecaster  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
@@ -93,13 +93,11 @@ def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
         paddle.jit.save(forecaster, path, input_spec=[frames])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see --help")
-
-
 def main() -> int:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OneLineParser(
+        prog="scripts/export_model.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--pretrained_model", type=Path, required=True, help="checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the program")
     try:

@@ -28,11 +28,16 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-import cv2
-import numpy as np
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from src.config import OneLineParser  # noqa: E402
+from src.errors import UserError  # noqa: E402
+from src.utils.preprocess import to_unit_range  # noqa: E402
 
 GZIP_MAGIC = b"\x1f\x8b"
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801  # uint8 with 3 axes, with 1 axis
@@ -42,10 +47,6 @@ SPLITS = ("all", "train", "test")
 SPLIT_SEED, TEST_PART = 1797, 7  # the split of the digits is the same for every --seed; one in 7 tests, as in MNIST
 SPEED = 0.1  # of the way a digit has in the frame, each frame: the original set's
 CHUNK = 64  # clips drawn before they are written
-
-
-class UsageError(Exception):
-    """One line for the user."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The pictures of an IDX file, gzip or not: uint8 ``[N, rows, columns]``.
 
     Raises:
-        UsageError: the file cannot be read, holds something else, or its size does not fit its header.
+        UserError: the file cannot be read, holds something else, or its size does not fit its header.
     """
     expected = "expected MNIST's pictures, as train-images-idx3-ubyte.gz"
     try:
@@ -74,23 +75,23 @@ def read_idx(path: Path) -> np.ndarray:
         if content.startswith(GZIP_MAGIC):
             content = gzip.decompress(content)
     except OSError as error:  # gzip.BadGzipFile too
-        raise UsageError(f"--images {path}: cannot be read ({error.strerror or error}); {expected}") from None
+        raise UserError(f"--images {path}: cannot be read ({error.strerror or error}); {expected}") from None
     except Exception as error:  # zlib and gzip raise several kinds on damaged bytes
-        raise UsageError(f"--images {path}: damaged ({error}); {expected}; download it again") from None
+        raise UserError(f"--images {path}: damaged ({error}); {expected}; download it again") from None
     if len(content) < 16:
-        raise UsageError(f"--images {path}: {len(content)} bytes; {expected}")
+        raise UserError(f"--images {path}: {len(content)} bytes; {expected}")
     magic, count, rows, columns = struct.unpack(">IIII", content[:16])
     if magic == IDX_LABELS:
-        raise UsageError(f"--images {path}: holds labels; {expected}")
+        raise UserError(f"--images {path}: holds labels; {expected}")
     if magic != IDX_IMAGES:
-        raise UsageError(f"--images {path}: begins with {content[:4].hex()}, not 00000803; {expected}")
+        raise UserError(f"--images {path}: begins with {content[:4].hex()}, not 00000803; {expected}")
     if len(content) != 16 + count * rows * columns:
-        raise UsageError(
+        raise UserError(
             f"--images {path}: its header tells of {count} pictures of {rows} x {columns} pixels, "
             f"but {len(content) - 16} bytes follow; download it again"
         )
     if not count or rows != columns or not rows:
-        raise UsageError(f"--images {path}: {count} pictures of {rows} x {columns} pixels; expected some square ones")
+        raise UserError(f"--images {path}: {count} pictures of {rows} x {columns} pixels; expected some square ones")
     return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
 
 
@@ -98,12 +99,12 @@ def bundled_digits() -> np.ndarray:
     """scikit-learn's 1797 digits in the form of MNIST's: uint8 ``[1797, 28, 28]``.
 
     Raises:
-        UsageError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UsageError(
+        raise UserError(
             "--images is not given and scikit-learn, whose digits are taken then, is not installed; "
             "pip install scikit-learn, or give MNIST's file as --images train-images-idx3-ubyte.gz"
         ) from None
@@ -127,7 +128,7 @@ def digits_of(images: np.ndarray, split: str, digit_size: int) -> tuple[np.ndarr
     tests = math.ceil(len(images) / TEST_PART)
     chosen = np.sort({"all": order, "train": order[tests:], "test": order[:tests]}[split])
     if not len(chosen):
-        raise UsageError(f"--split {split}: no digit is left of {len(images)}; leave the flag out for all")
+        raise UserError(f"--split {split}: no digit is left of {len(images)}; leave the flag out for all")
     if images.shape[1] == digit_size:
         return images[chosen], chosen
     # Area averaging when digits shrink: no jagged strokes.
@@ -207,7 +208,7 @@ def write_npz(path: Path, chunks: Iterator[np.ndarray], clips: int, motion: Moti
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(member, header)
                 for chunk in chunks:
-                    member.write((chunk.astype("<f4") / np.float32(255)).tobytes())
+                    member.write(to_unit_range(chunk).astype("<f4").tobytes())
         file.flush()
         os.fsync(file.fileno())
 
@@ -229,11 +230,11 @@ def make_set(out: Path, images: np.ndarray, clips: int, motion: Motion, seed: in
         images: uint8 ``[n, side, side]``, light digits on black.
 
     Raises:
-        UsageError: out exists, or a setting that cannot be drawn.
+        UserError: out exists, or a setting that cannot be drawn.
         OSError: out cannot be written. Nothing is left of it.
     """
     if out.exists():
-        raise UsageError(f"--out {out}: is there already; remove it or give another name")
+        raise UserError(f"--out {out}: is there already; remove it or give another name")
     digits, _ = digits_of(images, split, motion.digit_size)
 
     def chunks() -> Iterator[np.ndarray]:
@@ -256,16 +257,11 @@ def make_set(out: Path, images: np.ndarray, clips: int, motion: Motion, seed: in
 # ---- command line
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see --help")
-
-
 def whole_number(flag: str, text: str, low: int, high: int) -> int:
     """A whole number within bounds, from text."""
     number = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
     if not low <= number <= high:
-        raise UsageError(f"{flag} {text}: expected a whole number from {low} to {high}")
+        raise UserError(f"{flag} {text}: expected a whole number from {low} to {high}")
     return number
 
 
@@ -274,13 +270,13 @@ def motion_of(options: argparse.Namespace) -> Motion:
     size = whole_number("--size", options.size, 8, LARGEST_SIDE)
     digit_size = whole_number("--digit_size", options.digit_size, 4, LARGEST_SIDE)
     if digit_size > size:
-        raise UsageError(f"--digit_size {digit_size}: larger than the frame, --size {size}; give a smaller one")
+        raise UserError(f"--digit_size {digit_size}: larger than the frame, --size {size}; give a smaller one")
     try:
         speed = SPEED * (size - digit_size) if options.speed is None else float(options.speed)
     except ValueError:
         speed = math.nan
     if not 0 <= speed <= size:
-        raise UsageError(f"--speed {options.speed}: expected pixels a frame, from 0 to --size {size}")
+        raise UserError(f"--speed {options.speed}: expected pixels a frame, from 0 to --size {size}")
     return Motion(
         digits=whole_number("--digits", options.digits, 1, MOST_DIGITS),
         size=size,
@@ -292,7 +288,10 @@ def motion_of(options: argparse.Namespace) -> Motion:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags; numbers are checked afterwards, so that all messages read alike."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OneLineParser(
+        prog="scripts/make_moving_mnist.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="file to write, .npz or .npy")
     parser.add_argument("--images", type=Path, help="IDX file of MNIST's pictures; without it scikit-learn's digits")
     parser.add_argument("--clips", default="10000", metavar="N", help="clips to make (default: %(default)s)")
@@ -316,13 +315,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
         out = options.out
         if out.suffix not in FORMATS:
-            raise UsageError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
+            raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
         motion = motion_of(options)
         clips = whole_number("--clips", options.clips, 1, 10**6)
         seed = whole_number("--seed", options.seed, 0, 2**32 - 1)
         images = read_idx(options.images) if options.images else bundled_digits()
         count = make_set(out, images, clips, motion, seed, options.split)
-    except UsageError as error:
+    except UserError as error:
         print(f"make_moving_mnist.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

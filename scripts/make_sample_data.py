@@ -28,13 +28,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-import cv2
-import numpy as np
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from src.config import OneLineParser  # noqa: E402
+from src.data_provider.kth_sequences import ACTIONS  # noqa: E402
+from src.errors import UserError  # noqa: E402
+
 DEFAULT_PERSONS = ("01", "02", "03", "04", "17", "18")  # KTH's split: 01 to 16 train, 17 to 25 test
 DEFAULT_FRAMES = 60
 DEFAULT_SIZE = (160, 120)  # width, height: KTH's own
@@ -150,10 +155,6 @@ FOOT_BLEND = 0.010  # body heights over which the weight goes from one foot to t
 
 BOXING_CADENCE, CLAPPING_CADENCE, WAVING_CADENCE = 0.95, 0.90, 0.68  # cycles a second
 UNIT_CIRCLE = np.array([(math.cos(a), math.sin(a)) for a in np.arange(20) * (math.tau / 20)])
-
-
-class UsageError(ValueError):
-    """A setting that cannot be used; the message names the flag, what was found, what is expected and what to do."""
 
 
 class Summary(NamedTuple):
@@ -567,7 +568,7 @@ def make_tree(
         folders and frames written, and folders kept.
 
     Raises:
-        UsageError: a setting is out of range; a ValueError.
+        UserError: (a ValueError) a setting is out of range.
         OSError: something cannot be written.
     """
     numbers = check_persons([str(person) for person in persons])
@@ -603,12 +604,12 @@ def check_persons(names: Sequence[str]) -> list[int]:
     numbers: list[int] = []
     for name in names:
         if not re.fullmatch(r"[0-9]{1,2}", name) or not 1 <= int(name) <= LAST_PERSON:
-            raise UsageError(f"--persons: found {name!r}, {wanted}; for example --persons 01,02,17")
+            raise UserError(f"--persons: found {name!r}, {wanted}; for example --persons 01,02,17")
         if int(name) in numbers:
-            raise UsageError(f"--persons: found {name!r} twice, {wanted}; name each person once")
+            raise UserError(f"--persons: found {name!r} twice, {wanted}; name each person once")
         numbers.append(int(name))
     if not numbers:
-        raise UsageError(f"--persons: found none, {wanted}; for example --persons 01,02,17")
+        raise UserError(f"--persons: found none, {wanted}; for example --persons 01,02,17")
     return numbers
 
 
@@ -617,11 +618,11 @@ def check_actions(actions: Sequence[str]) -> None:
     wanted = f"expected some of {','.join(ACTIONS)}"
     for place, action in enumerate(actions):
         if action not in ACTIONS:
-            raise UsageError(f"--actions: found {action!r}, {wanted}; leave the flag out for all six")
+            raise UserError(f"--actions: found {action!r}, {wanted}; leave the flag out for all six")
         if action in actions[:place]:
-            raise UsageError(f"--actions: found {action!r} twice, {wanted}; name each action once")
+            raise UserError(f"--actions: found {action!r} twice, {wanted}; name each action once")
     if not actions:
-        raise UsageError(f"--actions: found none, {wanted}; leave the flag out for all six")
+        raise UserError(f"--actions: found none, {wanted}; leave the flag out for all six")
 
 
 def check_number(flag: str, found: object, low: int, high: int | None) -> int:
@@ -629,14 +630,14 @@ def check_number(flag: str, found: object, low: int, high: int | None) -> int:
     wanted = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
     number = int(str(found)) if re.fullmatch(r"[+-]?[0-9]{1,18}", str(found)) else None
     if number is None or number < low or (high is not None and number > high):
-        raise UsageError(f"{flag}: found {str(found)!r}, expected {wanted}; leave the flag out for the default")
+        raise UserError(f"{flag}: found {str(found)!r}, expected {wanted}; leave the flag out for the default")
     return number
 
 
 def check_size(size: tuple[int, int], found: str) -> None:
     """Refuse pictures that are too small to show a figure or too large to draw."""
     if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
-        raise UsageError(
+        raise UserError(
             f"--size: found {found!r}, expected WIDTHxHEIGHT with {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each; "
             "for example --size 160x120"
         )
@@ -654,32 +655,18 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     """The folder to write into; a file in its place is refused before anything is drawn."""
     root = Path(out)
     if not str(out):
-        raise UsageError("--out: found an empty name, expected a folder; for example --out data/sample")
+        raise UserError("--out: found an empty name, expected a folder; for example --out data/sample")
     if root.exists() and not root.is_dir():
-        raise UsageError(f"--out: found the file {str(root)!r}, expected a folder; choose another name")
+        raise UserError(f"--out: found the file {str(root)!r}, expected a folder; choose another name")
     return root
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse puts the whole usage before each error; one line is easier to read."""
-
-    def error(self, message: str) -> NoReturn:
-        flags = ", ".join(f"--{action.dest}" for action in self._actions if action.dest != "help")
-        message = message.replace("unrecognized arguments:", "found unknown flag or argument:")
-        fail(f"{message}; expected {flags}, each with one value; --help explains them")
-
-
-def fail(message: str) -> NoReturn:
-    """End with status 2 and one line on stderr."""
-    print(f"make_sample_data.py: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags; their values are checked afterwards, so that all messages read alike."""
     parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog="scripts/make_sample_data.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into; made if it is missing")
     parser.add_argument("--frames", default=str(DEFAULT_FRAMES), metavar="N", help="frames a recording (%(default)s)")
     parser.add_argument("--size", default="x".join(map(str, DEFAULT_SIZE)), metavar="WxH", help="pixels (%(default)s)")
@@ -698,10 +685,12 @@ def split_list(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
-    options = build_parser().parse_args(arguments)
+    out = None
     try:
+        options = build_parser().parse_args(arguments)
+        out = options.out
         done = make_tree(
-            options.out,
+            out,
             split_list(options.persons),
             split_list(options.actions),
             check_number("--frames", options.frames, 1, LAST_FRAME),
@@ -710,19 +699,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_number("--scenarios", options.scenarios, 1, LAST_SCENARIO),
             options.dusk,
         )
-    except UsageError as error:
-        fail(str(error))
+    except UserError as error:
+        print(f"make_sample_data.py: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
-        reason = error.strerror or str(error)
-        fail(
-            f"--out: cannot write {str(error.filename or options.out)!r} ({reason}), expected a folder with room and "
-            "the right to write; make room or choose another --out, then run again"
-        )
+        where, reason = error.filename or out, error.strerror or error
+        print(f"make_sample_data.py: --out {where}: cannot be written ({reason}); give another", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("make_sample_data.py: stopped; complete folders stay, run again for the rest", file=sys.stderr)
         return 130
     kept = f"; kept {done.kept} that were there already (delete them to have them drawn anew)" if done.kept else ""
-    print(f"wrote {done.folders} folders with {done.frames} frames under {options.out}{kept}")
+    print(f"wrote {done.folders} folders with {done.frames} frames under {out}{kept}")
     return 0
 
 

@@ -141,7 +141,7 @@ def example_film(data: Path) -> tuple[Path, int]:
     """
     from src.data_provider.kth_sequences import ACTIONS
 
-    for action in reversed(ACTIONS):  # walking first: it is the easiest to see
+    for action in sorted(ACTIONS, reverse=True):  # walking first: it is the easiest to see
         for path in sorted((data / action).glob("person*")):
             if _is_recording(path.name) and int(path.name[6:8]) >= FIRST_TEST_PERSON:
                 numbers = [1]

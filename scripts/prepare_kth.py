@@ -13,7 +13,6 @@ again: recordings that are there are kept.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from src.config import OneLineParser  # noqa: E402
 from src.data_provider.kth_sequences import (  # noqa: E402
     MISSING_IN_KTH,
     Ranges,
@@ -207,13 +207,10 @@ def _check_settings(out: Path, quality: int, ranges: dict[str, Ranges] | None) -
         path.write_text(json.dumps(wanted), encoding="utf-8")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see --help")
-
-
 def main() -> int:
-    parser = _Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = OneLineParser(
+        prog="scripts/prepare_kth.py", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument(
         "--videos", type=Path, required=True, help="folder with the videos or zip files, in folders or flat"
     )

@@ -333,7 +333,7 @@ def _settings_of(checkpoint: str) -> dict[str, Any]:
 
 def command_line_parser() -> argparse.ArgumentParser:
     """The parser of ``runp.py``: each flag of :class:`Config`, its value kept as a string."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="runp.py",
         description="Train or test the eidetic 3D LSTM (E3D-LSTM), or forecast how a video goes on.",
         allow_abbrev=False,
@@ -354,11 +354,15 @@ def command_line_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """argparse prints its whole usage before an error; a user wants the one line."""
+class OneLineParser(argparse.ArgumentParser):
+    """Raises a UserError of one line; argparse itself prints its whole usage before an error, and ends the program.
+
+    Args:
+        prog: the program's path from the project's root, as scripts/prepare_kth.py.
+    """
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message.removeprefix('argument ')}; see python runp.py --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see python {self.prog} --help")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)
@@ -366,7 +370,7 @@ class _OneLineParser(argparse.ArgumentParser):
             flag = unknown[0].split("=")[0]
             known_flags = [name for name in self._option_string_actions if name.startswith("--")]
             close = difflib.get_close_matches(flag, known_flags, 1)
-            advice = f"did you mean {close[0]}?" if close else "see python runp.py --help"
+            advice = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
             raise UserError(f"{flag} is not a flag; {advice}")
         return known
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.make_sample_data import UsageError, make_tree
-from src.data_provider.kth_action import CLIP_STRIDE, KTHAction
+from scripts.make_sample_data import make_tree
+from src.data_provider.kth_action import KTHAction
+from src.data_provider.kth_sequences import ACTIONS
+from src.errors import UserError
 from tests.helpers import ROOT, script
 
 # ---- sample data
@@ -23,7 +25,7 @@ def test_sample_data_are_a_kth_tree_of_all_six_actions(tmp_path):
     for mode, person in (("train", "01"), ("test", "17")):
         dataset = KTHAction(tmp_path, mode, 12, 32)
         assert {(c.category, c.clip) for c in dataset.clips} == {
-            (action, f"person{person}_{action}_d1_uncomp") for action in CLIP_STRIDE
+            (action, f"person{person}_{action}_d1_uncomp") for action in ACTIONS
         }
     picture = Image.open(tmp_path / "walking" / "person01_walking_d1_uncomp" / "image_0001.jpg")
     assert picture.mode == "L" and picture.size == (48, 36)
@@ -50,7 +52,7 @@ def test_dusk_is_dark_with_a_light_figure(tmp_path):
      {"scenarios": 5}, {"seed": -1}],
 )  # fmt: skip
 def test_sample_data_refuse_settings_that_kth_does_not_have(tmp_path, settings):
-    with pytest.raises(UsageError):
+    with pytest.raises(UserError):
         make_tree(tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from src.data_provider.videos import VideoCache, count_frames, resized
 from src.errors import LostFile, UserError
+from src.utils.preprocess import to_unit_range
 
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
@@ -136,7 +137,7 @@ class ClipDataset(paddle.io.Dataset):
                 if _changed_since(self.listed, path):
                     raise LostFile(str(error)) from None
                 raise
-            frames[step] = resized(picture, self.img_width, self.channels) / np.float32(255)
+            frames[step] = to_unit_range(resized(picture, self.img_width, self.channels))
         return frames
 
     def _read(self, recording: Recording, position: int, path: str) -> np.ndarray:

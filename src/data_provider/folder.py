@@ -26,6 +26,7 @@ from src.data_provider.clips import (
 )
 from src.data_provider.videos import frames_of, is_video, resized
 from src.errors import UserError
+from src.utils.preprocess import to_unit_range
 
 FRAME_NAME = re.compile(rf".*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # the last number counts
 MODES = ("train", "test")
@@ -148,7 +149,7 @@ def read_film(path: str, start: int, input_length: int, steps: int, img_width: i
             continue
         if start and number >= start + input_length + steps:
             break
-        kept.append((number, resized(picture, img_width, channels).astype(np.float32) / np.float32(255)))
+        kept.append((number, to_unit_range(resized(picture, img_width, channels))))
     numbers = [number for number, _ in kept]
     run = next((at for at in range(1, len(numbers)) if numbers[at] != numbers[0] + at), len(numbers))
     if run < input_length or (start and numbers[0] != start):

@@ -20,13 +20,13 @@ from src.data_provider.clips import (
     numbered_pictures,
     recording_of_video,
 )
-from src.data_provider.kth_sequences import SEQUENCES_FILE, Ranges, frame_numbers, read_sequences, recording_of
+from src.data_provider.kth_sequences import ACTIONS, SEQUENCES_FILE, Ranges, frame_numbers, read_sequences, recording_of
 from src.data_provider.videos import is_video
 from src.errors import UserError
 
 # Frames from the end of one clip of a recording back to the end of the next. A person crosses the picture in a few
-# frames when jogging or running, so clips of these overlap. The order of the actions is the official loader's.
-CLIP_STRIDE = {"boxing": None, "handclapping": None, "handwaving": None, "walking": None, "jogging": 3, "running": 3}
+# frames when jogging or running, so clips of these overlap; those of the other actions do not.
+CLIP_STRIDE = {"jogging": 3, "running": 3}
 PERSONS = {"train": range(1, 17), "test": range(17, 26)}
 FRAME_NAME = re.compile(rf"image.*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)
 PERSON_DIGITS = slice(6, 8)  # personNN_...
@@ -53,9 +53,8 @@ class KTHAction(ClipDataset):
         if mode not in PERSONS:
             raise ValueError(f"mode must be train or test, got {mode!r}")
         self.root, self.mode = str(root), mode
-        strides = {action: stride for action, stride in CLIP_STRIDE.items() if stride}
         recordings = _find_recordings(self.root, mode)
-        super().__init__(recordings, seq_length, img_width, strides=strides, cache_bytes=cache_bytes)
+        super().__init__(recordings, seq_length, img_width, strides=CLIP_STRIDE, cache_bytes=cache_bytes)
         if not self.clips:
             raise UserError(self._why_no_clip())
 
@@ -75,7 +74,7 @@ class KTHAction(ClipDataset):
 
 def _find_recordings(root: str, mode: str) -> list[Recording]:
     try:
-        actions = [action for action in CLIP_STRIDE if os.path.isdir(os.path.join(root, action))]
+        actions = [action for action in ACTIONS if os.path.isdir(os.path.join(root, action))]
         if not actions:
             raise UserError(_why_no_action(root))
         sequences = None
@@ -122,14 +121,14 @@ def _video(path: str, action: str, sequences: dict[str, Ranges]) -> Recording | 
 
 def _why_no_action(root: str) -> str:
     if not os.path.isdir(root):
-        return f"{root}: not a folder; give the folder that holds {', '.join(CLIP_STRIDE)}"
+        return f"{root}: not a folder; give the folder that holds {', '.join(ACTIONS)}"
     videos = sorted(name for name in os.listdir(root) if is_video(name) or name.lower().endswith(".zip"))
     if videos:
         return (
-            f"{root}: holds videos ({videos[0]}), expected the folders {', '.join(CLIP_STRIDE)}; put the videos into "
+            f"{root}: holds videos ({videos[0]}), expected the folders {', '.join(ACTIONS)}; put the videos into "
             "these, or make frames of them with scripts/prepare_kth.py --videos DIR --out DIR (see README.md)"
         )
     return (
-        f"{root}: none of the folders {', '.join(CLIP_STRIDE)} is in it; give the root of the KTH frame tree "
+        f"{root}: none of the folders {', '.join(ACTIONS)} is in it; give the root of the KTH frame tree "
         "(scripts/make_sample_data.py makes a small one)"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.errors import UserError
 
-ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
+ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")  # in the official loader's order
 PERSONS, SCENARIOS = 25, 4
 MISSING_IN_KTH = ("person13_handclapping_d3",)
 SEQUENCES_FILE = "00sequences.txt"

@@ -13,6 +13,7 @@ import paddle
 
 from src.data_provider.npz_frames import NpzFrames, open_array
 from src.errors import UserError
+from src.utils.preprocess import to_unit_range
 
 LONGEST = 1000  # frames of a clip in an .npy; more are clips, in a file whose first two axes are the wrong way round
 ROUNDING = 1e-4  # by which float frames may leave [0, 1]
@@ -57,7 +58,7 @@ class MovingMNIST(paddle.io.Dataset):
         offset = self.ends[which - 1] if which else 0
         frames = self.files[which].frames(index - int(offset))[: self.seq_length]
         if frames.dtype == np.uint8:
-            return frames[..., np.newaxis] / np.float32(255)
+            return to_unit_range(frames)[..., np.newaxis]
         if not (frames.min() >= -ROUNDING and frames.max() <= 1 + ROUNDING):  # nan compares as False
             raise UserError(
                 f"{self.paths[which]}: {frames.dtype} frames with values from {frames.min():g} to {frames.max():g}, "

@@ -1,4 +1,4 @@
-"""Frames to patches and back: a p x p square of pixels becomes the channels of one position.
+"""Frames as numbers in [0, 1], and as patches: a p x p square of pixels becomes the channels of one position.
 
 The network sees an image of H x W pixels as a grid of H/p x W/p positions with p*p*C channels each.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
+
 Frames = TypeVar("Frames")  # numpy.ndarray or paddle.Tensor: both have shape, reshape and transpose
+
+
+def to_unit_range(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of 8 bits (0 .. 255, of any type) as float32 in [0, 1]."""
+    return np.asarray(pixels, np.float32) / np.float32(255)
 
 
 def reshape_patch(x: Frames, patch_size: int) -> Frames:
