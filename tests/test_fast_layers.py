@@ -118,7 +118,7 @@ def test_a_window_convolution_is_conv3d_padded_after_the_window(bias, filter_siz
     layer = WindowConv(6, 4, filter_size, bias)
     x = paddle.randn([batch, 6, 2, rows, columns])
     x.stop_gradient = False
-    ours, plain = layer(x, layer.pieces()), F.conv3d(x, layer.weight, layer.bias, padding="SAME")
+    ours, plain = layer(x, layer.kernel_slices()), F.conv3d(x, layer.weight, layer.bias, padding="SAME")
     np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
     wanted = [x, layer.weight] + ([layer.bias] if bias else [])
     weights = paddle.randn(ours.shape)
@@ -131,17 +131,17 @@ def test_the_rounding_of_a_window_convolution_is_a_few_times_that_of_a_plain_sum
     paddle.seed(5)
     layer, x = WindowConv(64, 8, 5, bias=False), paddle.randn([1, 64, 2, 16, 16])
     exact = F.conv3d(x.astype("float64"), layer.weight.astype("float64"), padding="SAME").numpy()
-    assert relative_l2(layer(x, layer.pieces()).numpy(), exact) < 2e-6
+    assert relative_l2(layer(x, layer.kernel_slices()).numpy(), exact) < 2e-6
 
 
 def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
     """On a GPU the library's conv2d is called; here it runs on the CPU."""
     layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
     x.stop_gradient = False
-    expected = layer(x, layer.pieces()).numpy()
-    gradients = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
+    expected = layer(x, layer.kernel_slices()).numpy()
+    gradients = paddle.grad(layer(x, layer.kernel_slices()), [x, layer.weight])
     monkeypatch.setattr("src.layers.window_conv.on_cpu", lambda x: False)
-    found = layer(x, layer.pieces())
+    found = layer(x, layer.kernel_slices())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
     for one, other in zip(paddle.grad(found, [x, layer.weight]), gradients):
         assert relative_l2(one.numpy(), other.numpy()) < 1e-5
@@ -150,9 +150,9 @@ def test_the_way_of_the_gpu_gives_the_same_window_convolution(monkeypatch):
 def test_frozen_weights_inputs_and_gates_have_no_gradient_and_do_no_harm():
     layer, x = WindowConv(6, 4, 3), paddle.randn([2, 6, 2, 5, 5])
     x.stop_gradient = False
-    whole = paddle.grad(layer(x, layer.pieces()), [x, layer.weight])
-    (for_x,) = paddle.grad(layer(x, [piece.detach() for piece in layer.pieces()]), [x])
-    (for_weight,) = paddle.grad(layer(x.detach(), layer.pieces()), [layer.weight])
+    whole = paddle.grad(layer(x, layer.kernel_slices()), [x, layer.weight])
+    (for_x,) = paddle.grad(layer(x, [piece.detach() for piece in layer.kernel_slices()]), [x])
+    (for_weight,) = paddle.grad(layer(x.detach(), layer.kernel_slices()), [layer.weight])
     for one, other in zip(whole, (for_x, for_weight)):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 

@@ -13,7 +13,7 @@ from paddle import nn
 
 from src.layers.precision import Conv3D
 from src.layers.recall import History, recall
-from src.layers.window_conv import WindowConv, window_conv, window_pieces
+from src.layers.window_conv import WindowConv, split_kernel, window_conv
 
 
 def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
@@ -58,7 +58,7 @@ class EideticLSTMCell(nn.Layer):
         - h, c ``[B, n, 2, H, W]``: hidden and cell of this layer, step t-1.
         - m ``[B, n, 2, H, W]``: memory of the layer below at step t; for layer 0 that of the last layer at step t-1.
         - history (History): this layer's cells of the steps before.
-        - pieces: of :meth:`pieces`, where many steps share it; made anew where it is None.
+        - kernel_slices: of :meth:`kernel_slices`, where many steps share it; made anew where it is None.
 
     Returns:
         h', c', m', each ``[B, n, 2, H, W]``.
@@ -98,13 +98,13 @@ class EideticLSTMCell(nn.Layer):
         self.conv_mo = WindowConv(n, n, k)
         self.conv_cm = Conv3D(2 * n, n, kernel_size=1)  # W_1x1x1
 
-    def pieces(self) -> dict[str, paddle.Tensor]:
+    def kernel_slices(self) -> dict[str, paddle.Tensor]:
         """The kernels as the convolutions want them; the same for all the steps of a forward pass."""
-        pieces = {name: getattr(self, f"conv_{name}").pieces() for name in ("h", "x", "m")}
+        slices = {name: getattr(self, f"conv_{name}").kernel_slices() for name in ("h", "x", "m")}
         # W_co * c' + W_mo * m' is one convolution of [c', m'].
-        pieces["o"] = window_pieces(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1))
-        pieces["b"] = (self.conv_co.bias + self.conv_mo.bias).reshape([1, -1, 1, 1, 1])
-        return pieces
+        slices["o"] = split_kernel(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1))
+        slices["b"] = (self.conv_co.bias + self.conv_mo.bias).reshape([1, -1, 1, 1, 1])
+        return slices
 
     def forward(
         self,
@@ -113,9 +113,9 @@ class EideticLSTMCell(nn.Layer):
         c: paddle.Tensor,
         m: paddle.Tensor,
         history: History,
-        pieces: dict[str, paddle.Tensor] | None = None,
+        kernel_slices: dict[str, paddle.Tensor] | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        w = pieces or self.pieces()
+        w = kernel_slices or self.kernel_slices()
         i_h, g_h, r_h, o_h = paddle.split(self.norm_h(self.conv_h(h, w["h"])), 4, axis=1)
         i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = paddle.split(self.norm_x(self.conv_x(x, w["x"])), 7, axis=1)
 

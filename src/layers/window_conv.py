@@ -28,7 +28,7 @@ class WindowConv(nn.Conv3D):
         filter_size (int): k, rows and columns of the kernel; odd.
         bias (bool): whether a bias is added.
 
-    Its parameters are those of a Conv3D, ``weight`` ``[O, C, 2, k, k]``; :meth:`pieces` makes of them what
+    Its parameters are those of a Conv3D, ``weight`` ``[O, C, 2, k, k]``; :meth:`kernel_slices` makes of them what
     :meth:`forward` needs, once for all the steps of a forward pass: slices of a weight are copied at every use, and
     their gradient fills a whole zero weight each time.
     """
@@ -42,17 +42,17 @@ class WindowConv(nn.Conv3D):
             bias_attr=None if bias else False,
         )
 
-    def pieces(self) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """:func:`window_pieces` of the weight."""
-        return window_pieces(self.weight)
+    def kernel_slices(self) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """:func:`split_kernel` of the weight."""
+        return split_kernel(self.weight)
 
-    def forward(self, x: paddle.Tensor, pieces: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
-        """Convolve a window, given :meth:`pieces`."""
-        out = window_conv(x, pieces)
+    def forward(self, x: paddle.Tensor, kernel_slices: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
+        """Convolve a window, given :meth:`kernel_slices`."""
+        out = window_conv(x, kernel_slices)
         return out if self.bias is None else out + self.bias.reshape([1, -1, 1, 1, 1])
 
 
-def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+def split_kernel(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """k0 and k1 of a weight ``[O, C, 2, k, k]`` as :func:`window_conv` wants them where the weight is: on a CPU in
     float32 ``[m+k-1, O, C*k]``, G g of each of their rows; else ``[O, C, k, k]`` each."""
     k0, k1 = paddle.unbind(weight, axis=2)
@@ -63,9 +63,9 @@ def window_pieces(weight: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     return transformed_kernel(k0), transformed_kernel(k1)
 
 
-def window_conv(x: paddle.Tensor, pieces: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
-    """The window ``[B, C, 2, H, W]`` convolved with the pieces of a weight -> ``[B, O, 2, H, W]``."""
-    k0, k1 = pieces
+def window_conv(x: paddle.Tensor, kernel_slices: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
+    """The window ``[B, C, 2, H, W]`` convolved with the kernel slices of a weight -> ``[B, O, 2, H, W]``."""
+    k0, k1 = kernel_slices
     if _by_filtering(x):
         return WinogradWindowConv.apply(x, k0, k1)
     first, second = paddle.unbind(x, axis=2)

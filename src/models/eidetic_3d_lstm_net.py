@@ -104,7 +104,7 @@ class E3DLSTM(nn.Layer):
         memory = zero_state
         # The zero state of step 0 stays in each layer's history for good.
         history = [History(zeros=WINDOW * rows * columns) for _ in self.cells]
-        pieces = [layer_cell.pieces() for layer_cell in self.cells]
+        kernel_slices = [layer_cell.kernel_slices() for layer_cell in self.cells]
 
         last_frame = paddle.zeros_like(frames[0])
         predictions = []
@@ -119,14 +119,14 @@ class E3DLSTM(nn.Layer):
             if t > 0:
                 history = [before.append(newest) for before, newest in zip(history, cell)]
             step = self._recomputed_step if self.recompute and self.training else self.step
-            prediction, memory, hidden, cell = step(history, pieces, x, memory, hidden, cell)
+            prediction, memory, hidden, cell = step(history, kernel_slices, x, memory, hidden, cell)
             predictions.append(prediction)
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
 
     def step(
         self,
         history: Sequence[History],
-        pieces: Sequence[dict[str, paddle.Tensor]],
+        kernel_slices: Sequence[dict[str, paddle.Tensor]],
         x: paddle.Tensor,
         memory: paddle.Tensor,
         hidden: Sequence[paddle.Tensor],
@@ -136,7 +136,7 @@ class E3DLSTM(nn.Layer):
 
         Args:
             history: of each layer, see :class:`History`.
-            pieces: of each layer, see :meth:`EideticLSTMCell.pieces`.
+            kernel_slices: of each layer, see :meth:`EideticLSTMCell.kernel_slices`.
             x: the frame of the step before and this one, as patches.
             memory: of the last layer at the step before, ``[B, n, 2, H/p, W/p]``.
             hidden, cell: of each layer at the step before, ``[B, n, 2, H/p, W/p]``.
@@ -149,7 +149,7 @@ class E3DLSTM(nn.Layer):
         for layer, layer_cell in enumerate(self.cells):
             # The memory goes up through the layers and from the last one to the first of the next step.
             hidden[layer], cell[layer], memory = layer_cell(
-                x, hidden[layer], cell[layer], memory, history[layer], pieces[layer]
+                x, hidden[layer], cell[layer], memory, history[layer], kernel_slices[layer]
             )
             x = hidden[layer]
         prediction = self.decoder(x).squeeze(2)  # (B, p*p*C, H/p, W/p)

@@ -43,7 +43,7 @@ class Forecaster(nn.Layer):
             raise RuntimeError("Forecaster is for paddle.jit.save; call the network itself")
         network, given_length = self.network, self.network.input_length
         given = reshape_patch(frames, self.patch_size).transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
-        pieces = [cell.pieces() for cell in network.cells]
+        kernel_slices = [cell.kernel_slices() for cell in network.cells]
         layers = len(network.cells)
 
         def step(t, last_frame, prediction, predictions, memory, hidden, cell, keys):
@@ -51,7 +51,7 @@ class Forecaster(nn.Layer):
             frame = paddle.where(t < given_length, true_frame, prediction)
             x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
             history = [History().with_blocks([layer_keys]) for layer_keys in keys]
-            prediction, memory, hidden, cell = network.step(history, pieces, x, memory, hidden, cell)
+            prediction, memory, hidden, cell = network.step(history, kernel_slices, x, memory, hidden, cell)
             longer = [before.append(newest) for before, newest in zip(history, cell)]
             keys = [paddle.concat(layer_history.blocks, axis=2) for layer_history in longer]
             predictions = paddle.concat([predictions, prediction.unsqueeze(1)], axis=1)
