@@ -20,9 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import src  # noqa: F401, E402  (before paddle)
+import paddle  # noqa: E402
 
-import paddle  # isort: skip  # noqa: E402
 from scripts.make_sample_data import make_tree  # noqa: E402
 from src.config import Config  # noqa: E402
 from src.data_provider.datasets_factory import build_dataset  # noqa: E402

@@ -82,9 +82,7 @@ def launch(arguments: argparse.Namespace, count: int, batch: int) -> list[dict]:
 def measure(batch: int, length: int, steps: int, folder: str, sizes: dict) -> None:
     """Write seconds of each step and peak memory in GB of this process to ``<folder>/<rank>.result``."""
     warnings.filterwarnings("ignore", message="No ccache found")
-    import src  # noqa: F401  (before paddle)
-
-    import paddle  # isort: skip
+    import paddle
 
     from src.config import Config
     from src.models.model_factory import build_model

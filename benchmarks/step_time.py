@@ -108,9 +108,8 @@ def measure(
 
         set_mkl_variables()
     warnings.filterwarnings("ignore", message="No ccache found")
-    import src  # noqa: F401  (before paddle)
+    import paddle
 
-    import paddle  # isort: skip
     from src.config import Config
     from src.models.model_factory import build_model
     from src.step import prediction_loss

@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 # Paddle's tracer writes lines on stderr that say nothing to a user.
 os.environ.setdefault("GLOG_minloglevel", "2")
 
-import src  # noqa: E402, F401  (before paddle)
+warnings.filterwarnings("ignore", message="No ccache found")  # paddle's advice at every import; nothing compiles
 
-import paddle  # noqa: E402  # isort: skip
+import paddle  # noqa: E402
 
 from src.checkpoints.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
 from src.config import Config, OneLineParser  # noqa: E402

@@ -1,6 +1,6 @@
 """E3D-LSTM on PaddlePaddle.
 
-Importing this package prepares the process for paddle (see ``src.runtime.process_env``), so import it before paddle.
+Importing any module of this package prepares the process (see ``src.runtime.process_env``), before or after paddle.
 """
 
 from src.runtime.process_env import prepare_process

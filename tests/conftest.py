@@ -1,14 +1,11 @@
-"""Shared by the tests. Importing src first prepares the process before paddle is loaded."""
+"""Fixtures and settings that the tests share."""
 
 import os
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
-
-import src  # noqa: F401  (before paddle)
-
-import paddle  # isort: skip
 
 from scripts.make_sample_data import make_tree
 from src.config import Config

@@ -13,11 +13,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
-
-import src  # noqa: F401  (before paddle)
-
-import paddle  # isort: skip
 
 from src import trainer
 from src.checkpoints.checkpoint import read_checkpoint, save_checkpoint

@@ -9,6 +9,8 @@ import pytest
 
 from src.errors import UserError
 from src.runtime import device
+from src.runtime.process_env import usable_cores
+from tests.helpers import ROOT
 
 
 @pytest.fixture
@@ -66,6 +68,16 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen,
     assert str(error.value).startswith(f"--device {asked}: this Paddle ({paddle.__version__}) sees {sees}; give one of")
     assert ("install Paddle's build for" in str(error.value)) == (asked.split(":")[0] not in sees)
     assert chosen == [] and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, str(usable_cores())), ({"OMP_NUM_THREADS": "1"}, "None")])
+@pytest.mark.parametrize("order", ["import paddle, src.errors", "import src.errors, paddle"])
+def test_the_process_is_prepared_whichever_of_paddle_and_src_is_imported_first(order, own, expected):
+    """Paddle sets OMP_NUM_THREADS to 1 where it is not set; that 1 is not the user's."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    code = f"{order}, os; print(os.environ.get('MKL_NUM_THREADS'))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **own}, capture_output=True, text=True)
+    assert result.stdout.strip() == expected, result.stderr
 
 
 @pytest.mark.parametrize(

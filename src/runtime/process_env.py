@@ -1,4 +1,4 @@
-"""Process settings that make Paddle's CPU kernels run at the machine's speed. Set before paddle is imported.
+"""Process settings that make Paddle's CPU kernels run at the machine's speed.
 
 Measured with Paddle 3.3.1 on two AMD cores:
 
@@ -7,7 +7,8 @@ Measured with Paddle 3.3.1 on two AMD cores:
 * glibc hands every large block back to the system and faults it in again at the next use: element-wise kernels take
   3 to 5 ns an element; when freed blocks are kept, 0.2 to 1.6 ns.
 
-What the user has set in the environment is never overridden.
+They count from the first computation on, so paddle may have been imported before. What the user has set in the
+environment is never overridden.
 """
 
 import ctypes
@@ -36,9 +37,24 @@ def set_mkl_variables() -> None:
     # MKL's variable forces the AVX2 kernels. On Intel that would switch AVX-512 off, so it is for AMD only.
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    # A 1 from the launcher is not the user's: Paddle sets it when it is imported.
-    if "OMP_NUM_THREADS" not in os.environ or (ranks.is_launched() and os.environ["OMP_NUM_THREADS"] == "1"):
+    if not _threads_are_the_users():
         os.environ.setdefault("MKL_NUM_THREADS", str(max(1, usable_cores() // ranks.local_count())))
+
+
+def _threads_are_the_users() -> bool:
+    """Whether it is the user who has set OMP_NUM_THREADS: Paddle sets it to 1 when it is imported where it is not set,
+    so a rank has that 1 from the launcher."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        return "OMP_NUM_THREADS" in os.environ
+    if ranks.is_launched():
+        return False
+    if "paddle" not in sys.modules:
+        return True
+    try:
+        with open("/proc/self/environ", "rb") as environment:  # as the process was started
+            return any(entry.startswith(b"OMP_NUM_THREADS=") for entry in environment.read().split(b"\0"))
+    except OSError:  # not Linux
+        return True
 
 
 def usable_cores() -> int:
