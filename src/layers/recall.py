@@ -1,13 +1,24 @@
-"""RECALL(r, K) = softmax(r K^T) K, the attention of the eidetic cell over its whole history, in blocks.
+"""RECALL(r, K) = softmax(r K^T) K, the attention of the eidetic cell over its whole history.
 
-Written plainly (two products, a softmax) the scores of a step are a matrix of positions x history positions, kept for
-the backward pass: at 30 frames they take nearly all of the memory. Here there is one block of scores at a time, that of
-one step of the history (of several on a GPU): the softmax is normalised after the product, as its numerator and
-denominator are sums over the blocks, and the backward pass computes each block again.
+The file has two forms of it. :func:`plain_recall` is the equation. It keeps all scores of a step, a matrix of positions
+x history positions, for the backward pass; at 30 frames they take nearly all of the memory. The blockwise form below it
+trains the network. It holds one block of scores at a time, that of one step of the history (of several on a GPU):
+numerator and denominator of the softmax are sums over the blocks, and the backward pass computes each block again. The
+exported program uses the plain form, and the tests compare the blockwise form with it. Small problems gain nothing from
+the plain form: a training step of two layers of 32 on a grid of 8 x 8 (T = 20, B = 4) takes 1.7 s with either, one of
+two layers of 8 on 4 x 4 (T = 6, B = 2) 0.06 s.
 
-To try another score (a scale, a bias, a mask), begin with the plain recall of benchmarks/plain_e3d.py: ``recall`` below
-can be any function of r and ``history.blocks``. In this form the score stands in _largest_scores and twice in _Recall,
-and the bound of History.append holds for r in (0, 1) alone.
+To try another score (a scale, a bias, a mask), change these three, which stand together. Both forms and the exported
+program follow, gradients included.
+
+1. :func:`score`: any operations that Paddle can differentiate. A score of minus infinity masks a key; each query needs
+   at least one key that is not masked.
+2. :func:`score_bound`: what no score exceeds. A bound that is too small lets exp overflow; ``float("inf")`` is always
+   right and costs three more passes over the scores: a maximum, and a subtraction forward and backward.
+3. ``SCORE_USES_POSITIONS``: True if the score depends on where in the frame a key is.
+
+A score with trained parameters of its own needs more, as they must become inputs of the blockwise form. The tests that
+compare with the paper's score (the goldens and tests/test_fast_layers.py) fail after a change, as they should.
 """
 
 from __future__ import annotations
@@ -20,53 +31,101 @@ from paddle.autograd import PyLayer
 
 from src.layers.precision import on_cpu
 
+SCORE_USES_POSITIONS = False  # then one key can stand for all positions of the zero state
+
+
+def score(queries: paddle.Tensor, keys: paddle.Tensor, newest: int) -> paddle.Tensor:
+    """How well each position of r matches each key: r K^T, with no 1/sqrt(n). The only place that says so.
+
+    Args:
+        queries: r ``[B, n, P]``, in (0, 1), its P = 2*H*W positions in the order window, row, column.
+        keys: ``[B, n, S]``, whole steps of P positions, the oldest step first. Unless ``SCORE_USES_POSITIONS``, the
+            zero state of step 0, the oldest of all, may be one key instead of P.
+        newest: how many steps back the last of the keys is, 1 or more; :func:`steps_back` gives it for every key.
+
+    Returns:
+        ``[B, P, S]``.
+    """
+    return paddle.matmul(queries, keys, transpose_x=True)
+
+
+def score_bound(keys: paddle.Tensor) -> float:
+    """What no absolute score exceeds, for any r in (0, 1), these keys ``[B, n, P]`` and any ``newest``.
+
+    Masked keys do not count. For r K^T it is the sum of a key's positive numbers, or of its negative ones if that is
+    larger. It is called for the keys of each step on a CPU; on a GPU the largest score is always subtracted.
+    """
+    return float((keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2)
+
+
+def steps_back(queries: paddle.Tensor, keys: paddle.Tensor, newest: int) -> paddle.Tensor:
+    """How many steps before this one each key is from, int64 ``[S]``, for a :func:`score` that depends on it."""
+    number = keys.shape[2] if paddle.in_dynamic_mode() else paddle.shape(keys)[2]  # free in a static graph
+    return newest + paddle.arange(number - 1, -1, -1, dtype="int64") // queries.shape[2]
+
+
+def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
+    """softmax(score) K: the equation, all scores at once. For a static graph, and to test the blockwise form against.
+
+    Args:
+        queries: r ``[B, n, P]``.
+        keys: the whole history ``[B, n, S]``, the oldest step first.
+
+    Returns:
+        ``[B, n, P]``.
+    """
+    weights = F.softmax(score(queries, keys, newest=1))  # (B, P, S)
+    return paddle.matmul(keys, weights, transpose_y=True)
+
+
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
-# is sure to be within +-70, as in an untrained network, no maximum has to be found first.
+# is sure to be within +-70, as in an untrained network, no maximum has to be subtracted first.
 SAFE_SCORE = 70.0
 GPU_SCORES = 2**24  # at a time on a GPU, 67 MB: with 128 pixels, patches of 8 and B = 4 those of 16 steps
 
 
 class History:
-    """A layer's cells of the steps before, as blocks ``[B, n+1, P]``: a cell of P = 2*H*W positions, and a row of ones.
-
-    The row of ones makes the softmax's denominator, and the subtraction of its maximum, part of the matrix products.
+    """A layer's cells of the steps before, as blocks of keys ``[B, n, P]``, one a step, the oldest first.
 
     A history never changes: :meth:`append` makes a new one, so a step can be computed again in the backward pass.
 
     Parameters:
         zeros (int): positions of the history that are zero, as those of the state of step 0, which stay in it for good.
-            Their scores are 0: they need no products, they add to the denominator.
+            They are older than all the blocks and stand in none of them.
     """
 
     def __init__(self, zeros: int = 0) -> None:
         self.zeros = zeros
         self.blocks: list[paddle.Tensor] = []
-        self.score_bound: float | None = 0.0  # of |r K^T| for any r in (0, 1); None: not known
+        # The same numbers, without a gradient, and a row of ones below, ``[B, n+1, P]``: with it the denominator of the
+        # softmax is part of the product that makes the numerator.
+        self.values: list[paddle.Tensor] = []
+        self.score_bound: float | None = 0.0  # the largest score_bound of the blocks; None: not known
 
     def append(self, cell: paddle.Tensor) -> History:
         """The history with one more cell ``[B, n, 2, H, W]``."""
-        keys = cell.flatten(2)
-        ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
-        longer = self.with_blocks([*self.blocks, paddle.concat([keys, ones], axis=1)])
-        if on_cpu(keys) and self.score_bound is not None:
-            with paddle.no_grad():  # the sum of a column's positive numbers, or of its negative ones if that is larger
-                bound = (keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2
-            longer.score_bound = max(self.score_bound, float(bound))
-        else:  # to fetch a number from a GPU is to wait for all that it was given to do
-            longer.score_bound = None
+        keys = cell.flatten(2)  # (B, n, P)
+        longer = self.with_blocks([*self.blocks, keys])
+        with paddle.no_grad():
+            ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
+            longer.values = [*self.values, paddle.concat([keys, ones], axis=1)]
+            if on_cpu(keys) and self.score_bound is not None:
+                longer.score_bound = max(self.score_bound, score_bound(keys))
+            else:  # to fetch a number from a GPU is to wait for all that it was given to do
+                longer.score_bound = None
         return longer
 
     def with_blocks(self, blocks: list[paddle.Tensor]) -> History:
         """The same history in other tensors of the same values."""
         other = History(self.zeros)
-        other.blocks, other.score_bound = blocks, self.score_bound
+        other.blocks, other.values, other.score_bound = blocks, self.values, self.score_bound
         return other
 
 
 def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
     """RECALL(r, K): each position of r looks at every position of the history (equation 3 of the paper).
 
-    One softmax over all positions in space, window and time, with no 1/sqrt(n).
+    One softmax over all positions in space, window and time.
 
     Args:
         r: recall gate ``[B, n, 2, H, W]``, in (0, 1).
@@ -78,79 +137,85 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
     if not history.blocks:
         return r * 0.0  # no constant: Paddle 2.6 fails at the gradient of a norm whose input has none
     queries = r.flatten(2)  # (B, n, P)
-    if not paddle.in_dynamic_mode():
-        return _plain_recall(queries, history).reshape(r.shape)
-    if history.score_bound is not None and history.score_bound < SAFE_SCORE:
-        shift = paddle.zeros_like(queries[:, :1])
-    else:
-        shift = -_largest_scores(queries, history)
-    return _Recall.apply(queries, shift, history.zeros, *history.blocks).reshape(r.shape)
+    if not paddle.in_dynamic_mode():  # a static graph can hold no PyLayer
+        keys = F.pad(paddle.concat(history.blocks, axis=2), [history.zeros, 0], data_format="NCL")
+        return plain_recall(queries, keys).reshape(r.shape)
+    return _BlockwiseRecall.apply(queries, history, *history.blocks).reshape(r.shape)
 
 
-def _plain_recall(queries: paddle.Tensor, history: History) -> paddle.Tensor:
-    """One softmax over all the scores at once, ``[B, n, P]``: in a static graph, which can hold no PyLayer."""
-    keys = paddle.concat(history.blocks, axis=2)[:, :-1]
-    keys = F.pad(keys, [0, history.zeros], data_format="NCL")
-    weights = F.softmax(paddle.matmul(queries, keys, transpose_x=True))  # (B, P, P of the history)
-    return paddle.matmul(keys, weights, transpose_y=True)
-
-
-@paddle.no_grad()
-def _largest_scores(queries: paddle.Tensor, history: History) -> paddle.Tensor:
-    """The largest score of each query, ``[B, 1, P]``."""
-    largest = [
-        paddle.matmul(keys[:, :-1], queries, transpose_x=True).max(axis=1, keepdim=True)
-        for keys, _ in _grouped(history.blocks)
-    ]
-    if history.zeros:
-        largest.append(paddle.zeros_like(queries[:, :1]))
-    return paddle.concat(largest, axis=1).max(axis=1, keepdim=True)
-
-
-class _Recall(PyLayer):
-    """Queries ``[B, n, P]``, what is added to their scores ``[B, 1, P]``, blocks of keys -> ``[B, n, P]``."""
+class _BlockwiseRecall(PyLayer):
+    """Queries ``[B, n, P]`` and a history; its blocks, as inputs that have a gradient -> ``[B, n, P]``."""
 
     @staticmethod
-    def forward(ctx, queries, shift, zeros, *blocks):
+    def forward(ctx, queries, history, *blocks):
         ctx.constant = queries.stop_gradient, *(keys.stop_gradient for keys in blocks)
-        queries = paddle.concat([queries, shift], axis=1)  # (B, n+1, P): the shift meets the row of ones of the keys
-        total = paddle.zeros_like(queries)
-        if zeros:  # shift <= 0 then: the maximum is not below their score
-            total = paddle.concat([total[:, :-1], zeros * shift.exp()], axis=1)
-        for keys, _ in _grouped(blocks):
-            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()  # (B, P, P of the history)
-            total = total + paddle.matmul(keys, weights, transpose_y=True)  # (B, n+1, P)
+        ctx.values, ctx.zeros = history.values, history.zeros
+        batch, n, positions = queries.shape
+        total = paddle.zeros([batch, n + 1, positions], dtype=queries.dtype)  # numerator, and the denominator below it
+        largest = None  # of each query's scores so far, (B, P, 1)
+        if history.score_bound is None or history.score_bound >= SAFE_SCORE:
+            largest = paddle.full([batch, positions, 1], -1e30, dtype=queries.dtype)  # finite: a block may be masked
+        for keys, values, newest, _ in _grouped(blocks, ctx.values, ctx.zeros):
+            scores = score(queries, keys, newest)  # (B, P, S)
+            if largest is not None:
+                before, largest = largest, paddle.maximum(largest, scores.max(axis=2, keepdim=True))
+                total = total * (before - largest).exp().reshape([batch, 1, positions])
+            total = total + paddle.matmul(values, _exp(scores, largest), transpose_y=True)  # (B, n+1, P)
         denominator = total[:, -1:]
         recalled = total[:, :-1] / denominator
+        ctx.largest = largest
         ctx.save_for_backward(queries, denominator, recalled, *blocks)
         return recalled
 
     @staticmethod
     def backward(ctx, gradient):
         queries, denominator, recalled, *blocks = ctx.saved_tensor()
-        # With P = weights / denominator: dS = P . (gradient K - (gradient . recalled)), all in one product as above.
+        # With A = softmax(S), S the scores: dS = A . (gradient K - (gradient . recalled)). The row of ones of the
+        # values makes the subtraction part of the product.
         gradient = gradient / denominator
-        gradient = paddle.concat([gradient, -(gradient * recalled).sum(axis=1, keepdim=True)], axis=1)  # (B, n+1, P)
-        query_gradient = 0.0
+        both = paddle.concat([gradient, -(gradient * recalled).sum(axis=1, keepdim=True)], axis=1)  # (B, n+1, P)
+        queries = _leaf(queries)
         key_gradients = []
-        for keys, sizes in _grouped(blocks):
-            weights = paddle.matmul(queries, keys, transpose_x=True).exp_()
-            key_gradient = paddle.matmul(gradient, weights)  # through the values
-            score_gradient = paddle.matmul(gradient, keys, transpose_x=True).multiply_(weights)
-            key_gradient = key_gradient.add_(paddle.matmul(queries, score_gradient))  # through the scores
-            query_gradient = query_gradient + paddle.matmul(keys, score_gradient, transpose_y=True)
-            # The row of ones has no gradient; its row here is never looked at.
+        for keys, values, newest, sizes in _grouped(blocks, ctx.values, ctx.zeros):
+            keys = _leaf(keys)
+            with paddle.enable_grad():
+                scores = score(queries, keys, newest)
+            weights = _exp(scores.detach(), ctx.largest)
+            scores.backward(paddle.matmul(both, values, transpose_x=True).multiply_(weights))  # queries.grad adds up
+            key_gradient = paddle.matmul(gradient, weights).add_(keys.grad)  # through the values, through the scores
             key_gradients += paddle.split(key_gradient, sizes, axis=2) if len(sizes) > 1 else [key_gradient]
-        found = [query_gradient[:, :-1], *key_gradients]
-        query_gradient, *key_gradients = [None if not_wanted else f for f, not_wanted in zip(found, ctx.constant)]
-        return query_gradient, None, *key_gradients
+        found = [queries.grad, *key_gradients[-len(blocks) :]]  # not that of the zero state
+        return tuple(None if constant else f for f, constant in zip(found, ctx.constant))
 
 
-def _grouped(blocks: Sequence[paddle.Tensor]) -> Iterator[tuple[paddle.Tensor, list[int]]]:
-    """The blocks and their sizes: one by one on a CPU, whose cache may hold one's scores; several as one on a GPU."""
-    batch, _, positions = blocks[0].shape
+def _leaf(x: paddle.Tensor) -> paddle.Tensor:
+    """The same numbers as the leaf of a graph of its own."""
+    x = x.detach()
+    x.stop_gradient = False
+    return x
+
+
+def _exp(scores: paddle.Tensor, largest: paddle.Tensor | None) -> paddle.Tensor:
+    """exp(scores - largest); the scores stay as they are, their gradient may need them."""
+    return scores.exp() if largest is None else (scores - largest).exp_()
+
+
+def _grouped(
+    blocks: Sequence[paddle.Tensor], values: Sequence[paddle.Tensor], zeros: int
+) -> Iterator[tuple[paddle.Tensor, paddle.Tensor, int, list[int]]]:
+    """Keys ``[B, n, S]``, values ``[B, n+1, S]``, the ``newest`` of :func:`score`, and the sizes of the blocks in it.
+
+    One by one on a CPU, whose cache may hold the scores of one; several as one on a GPU.
+    """
+    batch, n, positions = blocks[0].shape
     size = 1 if on_cpu(blocks[0]) else max(1, GPU_SCORES // (batch * positions**2))
+    if zeros:  # their scores are equal: one key will do for all, and counts as often in the denominator
+        number = zeros if SCORE_USES_POSITIONS else 1
+        keys = paddle.zeros([batch, n, number], dtype=blocks[0].dtype)
+        count = paddle.full([batch, 1, number], zeros / number, dtype=keys.dtype)
+        blocks, values = [keys, *blocks], [paddle.concat([keys, count], axis=1), *values]
     for start in range(0, len(blocks), size):
-        group = list(blocks[start : start + size])
-        keys = group[0] if len(group) == 1 else paddle.concat(group, axis=2)
-        yield keys, [block.shape[2] for block in group]
+        stop = min(start + size, len(blocks))
+        group = blocks[start:stop], values[start:stop]
+        keys, ones_below = (tensors[0] if len(tensors) == 1 else paddle.concat(tensors, axis=2) for tensors in group)
+        yield keys, ones_below, len(blocks) - stop + 1, [block.shape[2] for block in group[0]]

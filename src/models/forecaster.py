@@ -52,8 +52,7 @@ class Forecaster(nn.Layer):
             x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
             history = [History().with_blocks([layer_keys]) for layer_keys in keys]
             prediction, memory, hidden, cell = network.step(history, kernel_slices, x, memory, hidden, cell)
-            longer = [before.append(newest) for before, newest in zip(history, cell)]
-            keys = [paddle.concat(layer_history.blocks, axis=2) for layer_history in longer]
+            keys = [paddle.concat([before, newest.flatten(2)], axis=2) for before, newest in zip(keys, cell)]
             predictions = paddle.concat([predictions, prediction.unsqueeze(1)], axis=1)
             return [t + 1, frame, prediction, predictions, memory, hidden, cell, keys]
 
@@ -62,7 +61,7 @@ class Forecaster(nn.Layer):
         zero_state = paddle.zeros([batch, network.hidden_channels, WINDOW, rows, columns])
         states = [zero_state] * layers
         # The zero state of step 0 stays in each layer's history for good; here it is one of the keys.
-        keys = History().append(zero_state).blocks * layers
+        keys = [zero_state.flatten(2)] * layers  # (B, n, 2*H/p*W/p)
         start = [paddle.zeros([1], "int64"), zero_frame, zero_frame, zero_frame.unsqueeze(1), zero_state]
         last_step = given_length + self.steps - 1
         end = paddle.static.nn.while_loop(lambda t, *_: t < last_step, step, [*start, states, states, keys])
