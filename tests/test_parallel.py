@@ -315,7 +315,8 @@ for recompute in (False, True):  # gradients of two clips of this rank, against 
         loss.backward()
         value = float(loss)
         if part != slice(0, 4):
-            value = parallel.averaged(value, model.parameters())
+            parallel.all_reduce_gradients(model.parameters())
+            value = parallel.mean(value)
         found.append((value, [parameter.grad.numpy() for parameter in model.parameters()]))
         for parameter in model.parameters():
             parameter.clear_gradient()
