@@ -155,7 +155,7 @@ def refusal(main, capsys, monkeypatch, *arguments):
         ("no state", "state.json is missing"),
         ("out full", "--out .* not empty"),
         ("out a file", "--out .* is a file"),
-        ("flag", "unrecognized arguments: --batch"),
+        ("flag", "--batch is not a flag; see python scripts/export_model.py --help"),
     ],
 )
 def test_an_export_that_cannot_be_made_is_refused_in_one_line(
