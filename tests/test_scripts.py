@@ -1,6 +1,5 @@
 """The scripts a user runs: preparation of KTH, sample data, pictures, and what the repository promises of itself."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,34 +104,3 @@ def test_no_large_file_and_no_machine_made_one_is_kept():
         if path.exists() and "golden" not in path.parts:
             assert path.stat().st_size <= 500_000, path
             assert path.suffix not in (".safetensors", ".pyc", ".log"), path
-
-
-@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
-def test_files_that_the_readme_names_exist(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    names = set(re.findall(r"(?:scripts|images|src|tests)/[\w/]+\.\w+", text))
-    names |= set(re.findall(r"requirements(?:-gpu)?\.txt|requirements/[\w.-]+\.txt", text))
-    assert len(names) > 10
-    for name in names:
-        assert (ROOT / name).exists(), name
-
-
-@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
-def test_no_figure_is_missing_in_the_readme(readme):
-    assert "@@" not in (ROOT / readme).read_text(encoding="utf-8")
-
-
-def test_both_readmes_have_the_same_commands_tables_and_pictures():
-    def skeleton(name):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        blocks = [re.sub(r"#.*|  .*", "", block) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
-        return {
-            "commands": [" ".join(block.split()) for block in blocks],
-            "pictures": re.findall(r"!\[.*?\]\((.*?)\)", text),
-            "numbers": sorted(re.findall(r"\d+\.\d+", text)),
-            "headings": re.findall(r"^(#+) ", text, re.MULTILINE),
-        }
-
-    english, chinese = skeleton("README.md"), skeleton("README_cn.md")
-    for part in english:
-        assert english[part] == chinese[part], part
