@@ -11,7 +11,7 @@
 #   LAUNCH_LOG where the launcher writes what each process says (logs/launch)
 #
 # --batch_size is that of one card. By default the cards of this machine share the 4 clips an iteration that the
-# schedule was tuned with; five cards and more take one each.
+# schedule is meant for; five cards and more take one each.
 set -euo pipefail
 SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 GPUS="${GPUS:-0,1,2,3}"

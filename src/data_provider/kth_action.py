@@ -126,7 +126,7 @@ def _why_no_action(root: str) -> str:
     if videos:
         return (
             f"{root}: holds videos ({videos[0]}), expected the folders {', '.join(ACTIONS)}; put the videos into "
-            "these, or make frames of them with scripts/prepare_kth.py --videos DIR --out DIR (see README.md)"
+            "these, or make frames of them with scripts/prepare_kth.py --videos DIR --out DIR (see docs/data.md)"
         )
     return (
         f"{root}: none of the folders {', '.join(ACTIONS)} is in it; give the root of the KTH frame tree "

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and MSE of predicted frames. The README states the same definitions.
+"""PSNR, SSIM and MSE of predicted frames. docs/testing.md states the same definitions.
 
 PSNR and SSIM are taken on uint8 frames, MSE on frames in [0, 1].
 """
