@@ -1,6 +1,7 @@
 """The documents: links that lead somewhere, commands that exist, and both languages with the same content."""
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from urllib.parse import unquote
@@ -51,12 +52,17 @@ def anchors(text):
     return found
 
 
-def commands(text):
-    """The command lines of a page, from bash blocks and from code within a line; continued lines are joined."""
+def block_commands(text):
+    """The command lines of a page's bash blocks, without comments; continued lines are joined."""
     blocks = [block.replace("\\\n", " ") for language, block in FENCE.findall(text) if language == "bash"]
     lines = [re.sub(r"(^|\s)#.*", "", line) for block in blocks for line in block.splitlines()]
-    inline = [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose(text))]
-    return [" ".join(line.split()) for line in [*lines, *inline] if line.strip()]
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def commands(text):
+    """The command lines of a page's bash blocks, and what stands as code within its lines."""
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(text))]
+    return [*block_commands(text), *inline]
 
 
 def test_anchors_are_those_of_github():
@@ -121,6 +127,14 @@ def test_every_flag_of_a_command_is_one_of_config(page):
 
 
 @each_page
+def test_every_command_of_runp_is_accepted(page):
+    """Commands in blocks are meant to be run as they stand; their values pass the checks of the flags."""
+    for command in block_commands(read(page)):
+        if "runp.py" in command:
+            Config.from_command_line(shlex.split(command.split("runp.py", 1)[1]))
+
+
+@each_page
 def test_no_figure_is_missing_in_the_documents(page):
     assert "@@" not in read(page)
 
@@ -135,11 +149,10 @@ def test_every_page_is_there_in_both_languages():
 def test_both_languages_have_the_same_headings_commands_pictures_and_tables(english, chinese):
     def skeleton(name):
         text = read(name)
-        blocks = "\n".join(f"```bash\n{block}```" for language, block in FENCE.findall(text) if language == "bash")
         rows = [line for line in prose(text).splitlines() if line.lstrip().startswith("|")]
         return {
             "headings": re.findall(r"^(#+) ", prose(text), re.MULTILINE),
-            "commands": commands(blocks),
+            "commands": block_commands(text),
             "pictures": [Path(picture).name for picture in re.findall(r"!\[.*?\]\((.*?)\)", text)],
             "figures in tables": sorted(re.findall(r"\d+\.\d+", " ".join(rows))),
         }
