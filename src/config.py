@@ -158,7 +158,7 @@ class Config:
     lr_schedule: str = _flag(
         "", parse_schedule,
         "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
-        "cosine:PEAK:ITERATIONS:WARMUP: a rise, then a fall to a hundredth of PEAK. kth: the table of the README",
+        "cosine:PEAK:ITERATIONS:WARMUP: a rise, then a fall to a hundredth of PEAK. kth: the table in docs/training.md",
     )  # fmt: skip
     grad_clip: float = _flag(
         0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never",

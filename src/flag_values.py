@@ -16,7 +16,8 @@ FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
 NEWEST = "newest"  # --resume without a directory
 COSINE = "cosine"  # --lr_schedule cosine:PEAK:ITERATIONS:WARMUP
 COSINE_END = 0.01  # of the peak: the rate at the end of the cosine and after it
-# Learning rates by name: rate:iterations of each stage. For KTH, the table of an older Paddle port.
+# Learning rates by name: rate:iterations of each stage. For KTH, the table of an older Paddle port, taken over as it
+# was and not run to its end here.
 LR_SCHEDULES = {
     "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
     "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
