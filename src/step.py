@@ -19,7 +19,7 @@ from src.utils.optimizer import gradient_norm
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from src.utils.scheduled_sampling import no_true_frames, sampling_flags
 
-LOSS_DIVISOR = 128  # the learning rates of the README belong to a loss that is divided by it
+LOSS_DIVISOR = 128  # the rates of --lr_schedule kth belong to a loss that is divided by it
 
 logger = logging.getLogger("e3d_lstm")
 
