@@ -50,17 +50,20 @@ class Task(NamedTuple):
 
 
 ADAM = "--optimizer adam --weight_decay 0"
-PAPER = f"{ADAM} --lr 1e-3"
-# Everything that a trial of the recipe does not change. {n10}: a tenth of the iterations; {eta60}: the rate at which
-# eta falls to 0 at 60 % of them.
-FALL = f"{ADAM} --sampling_changing_rate {{eta40}}"
-NO_L1 = f"{FALL} --l1_weight 0"
-COSINE = "--lr_schedule cosine:4e-3:{n100}:{n5}"
-PEAK_3E_3 = "--lr_schedule cosine:3e-3:{n100}:{n5}"
-PEAK_2E_3 = "--lr_schedule cosine:2e-3:{n100}:{n5}"
 BETAS = "--betas 0.9,0.999"
+# {n10} is a tenth of the iterations; {eta50} lets eta fall to 0 at half of them.
+FALL = f"{ADAM} --sampling_changing_rate {{eta50}}"
 LATE_L1 = "--l1_weight 0.1 --l1_from {n80}"
-RECIPE = f"{FALL} {COSINE} {BETAS} {LATE_L1} --norm_epsilon 1"
+
+
+def cosine(peak: str) -> str:
+    return f"--lr_schedule cosine:{peak}:{{n100}}:{{n10}}"
+
+
+RECIPE = f"{FALL} {cosine('4e-3')} {BETAS} {LATE_L1} --norm_epsilon 1"
+NO_L1 = f"{ADAM} {cosine('4e-3')} --sampling_changing_rate {{eta62}} --l1_weight 0"
+FIGURES = f"{FALL} {cosine('3e-3')} {BETAS}"
+RESIDUAL = "--norm_epsilon 1 --residual True"
 ONE_DIGIT = "--digits 1 --digit_size 16 --size 32"
 TASKS = {
     # 6 frames given, 6 predicted, 2 layers of 16: two minutes a trial.
@@ -69,15 +72,15 @@ TASKS = {
         "--img_width 32 --patch_size 4 --num_hidden 16,16 --filter_size 3 --input_length 6 --total_length 12",
         4, 400, 400,
         {
-            "paper": PAPER,
-            "paper_late_l1": f"{FALL} {COSINE} --l1_weight 0.3 --l1_from {{n75}}",
-            "no_l1": f"{NO_L1} {COSINE}",
-            "no_l1_no_norms": f"{NO_L1} {COSINE} --layer_norm False",
-            "no_l1_epsilon_1": f"{NO_L1} {COSINE} --norm_epsilon 1",
-            "no_l1_epsilon_1_betas": f"{NO_L1} {COSINE} --norm_epsilon 1 {BETAS}",
-            "no_l1_no_norms_epsilon_1_betas": f"{NO_L1} {COSINE} --layer_norm False --norm_epsilon 1 {BETAS}",
-            "residual": f"{NO_L1} {COSINE} --layer_norm False --residual True",
-            "recipe": RECIPE,
+            "paper": f"{ADAM} --lr 1e-3",
+            "no_l1": NO_L1,
+            "no_l1_no_norms": f"{NO_L1} --layer_norm False",
+            "no_l1_no_norms_betas": f"{NO_L1} --layer_norm False {BETAS}",
+            "no_l1_no_norms_betas_epsilon_1": f"{NO_L1} --layer_norm False {BETAS} --norm_epsilon 1",
+            "no_l1_no_norms_residual": f"{NO_L1} --layer_norm False --residual True",
+            "no_l1_epsilon_1": f"{NO_L1} --norm_epsilon 1",
+            "no_l1_epsilon_1_betas": f"{NO_L1} --norm_epsilon 1 {BETAS}",
+            "late_l1_no_norms": f"{NO_L1} --layer_norm False --l1_weight 0.3 --l1_from {{n75}}",
         },
     ),
     # 10 frames given, 10 predicted, 2 layers of 32.
@@ -85,28 +88,29 @@ TASKS = {
         "digits", f"{ONE_DIGIT} --length 20", 6000, 200,
         "--img_width 32 --patch_size 4 --num_hidden 32,32 --filter_size 3 --input_length 10 --total_length 20",
         4, 500, 250,
-        {"paper": PAPER, "recipe": RECIPE},
+        {"paper": f"{ADAM} --lr 1e-3", "recipe": RECIPE},
     ),
     "quickstart": Task(
         "figures", "--dusk --size 64x64 --frames 60 --actions walking,jogging,running "
         "--persons 01,02,03,04,05,06,07,08,17,18", 0, 0,
         "--img_width 32 --patch_size 4 --num_hidden 64 --filter_size 3 --input_length 5 --total_length 10",
-        1, 3000, 1000,
+        1, 1000, 1000,
         {
-            "before": "--lr_schedule 3e-3:{n57},7e-4:{n27},1.5e-4:{n16}",  # SGD
-            "adam": f"{ADAM} {PEAK_3E_3} {BETAS}",
-            "eta": f"{FALL} {PEAK_3E_3} {BETAS}",
-            "eta_l1": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1}",
-            "eta_epsilon": f"{FALL} {PEAK_3E_3} {BETAS} --norm_epsilon 1",
-            "recipe": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1",
-            "recipe_residual": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1 --residual True",
-            "recipe_no_norms": f"{FALL} {PEAK_3E_3} {BETAS} {LATE_L1} --norm_epsilon 1 --layer_norm False",
+            "sgd": "--lr_schedule 3e-3:{n57},7e-4:{n27},1.5e-4:{n16}",
+            "adam": f"{ADAM} {cosine('3e-3')} {BETAS}",
+            "eta": FIGURES,
+            "eta_l1": f"{FIGURES} {LATE_L1}",
+            "eta_epsilon_1": f"{FIGURES} --norm_epsilon 1",
+            "recipe": f"{FIGURES} {LATE_L1} --norm_epsilon 1",
+            "recipe_no_norms": f"{FIGURES} {LATE_L1} --norm_epsilon 1 --layer_norm False",
+            "recipe_residual": f"{FIGURES} {LATE_L1} --norm_epsilon 1 --residual True",
         },
     ),
     "kth": Task(
-        "kth", "", 0, 0, "--img_width 64 --input_length 10 --total_length 20 --patch_size 8 --num_hidden 64",
-        4, 3000, 300,
-        {"recipe": f"{FALL} {PEAK_2E_3} {BETAS} --norm_epsilon 1 --residual True --l1_weight 0.2 --l1_from {{n50}}"},
+        "kth", "", 0, 0,
+        "--img_width 64 --input_length 10 --total_length 20 --patch_size 8 --num_hidden 64 --filter_size 3",
+        4, 2000, 200,
+        {"recipe": f"{FALL} {cosine('2e-3')} {BETAS} {RESIDUAL} --l1_weight 0.2 --l1_from {{n50}}"},
     ),
 }  # fmt: skip
 
@@ -176,7 +180,9 @@ def make_data(task: Task, folder: Path, mnist: Path | None, kth: Path | None) ->
             run_script("make_sample_data.py", "--out", folder, *task.make.split())
         return folder, folder
     if task.data == "kth":
-        run_script("prepare_kth.py", "--videos", kth, "--out", folder / "all", *task.make.split())
+        ranges = kth / "00sequences.txt"
+        only = ["--sequences", ranges] if ranges.exists() else []
+        run_script("prepare_kth.py", "--videos", kth, "--out", folder / "all", *only)
         return link_kth(folder / "all", folder)
     paths = []
     for part, clips, images in (("train", task.clips, "train-images"), ("test", task.test_clips, "t10k-images")):
