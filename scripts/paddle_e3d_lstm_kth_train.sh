@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train on KTH at the full size: 128 pixels, 10 frames given, 20 predicted, 4 layers of 64; the whole schedule of the
-# learning rate. Stopped or killed, the same command goes on where it was.
+# learning rate. Stopped or killed, the same command goes on where it was. These are the settings of an older Paddle port;
+# docs/recipe.md has some that learn sooner.
 #
 #   bash scripts/paddle_e3d_lstm_kth_train.sh [DATA [SAVE_DIR [PRETRAINED_MODEL]]] [more flags of runp.py]
 #

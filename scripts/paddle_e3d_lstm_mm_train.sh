@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Train on Moving MNIST at the full size: 64 pixels, 10 frames given, 10 predicted, 4 layers of 64. Stopped or killed,
-# the same command goes on where it was.
+# Train on Moving MNIST at the full size: 64 pixels, 10 frames given, 10 predicted, 4 layers of 64, with the recipe of
+# docs/recipe.md. Stopped or killed, the same command goes on where it was; a run that was begun without the recipe goes
+# on with: --norm_epsilon 1e-5 --lr_schedule '' --lr 0.001 --betas 0.95,0.9995 --l1_weight 1 --l1_from 0
 #
 #   bash scripts/paddle_e3d_lstm_mm_train.sh [TRAIN_DATA [TEST_DATA [SAVE_DIR [PRETRAINED_MODEL]]]] [more flags of runp.py]
 #
@@ -30,12 +31,16 @@ exec "$(runtime_python)" "$ROOT/runp.py" \
   --num_hidden 64,64,64,64 \
   --patch_size 4 \
   --layer_norm True \
+  --norm_epsilon 1 \
   --reverse_input True \
+  --l1_weight 0.1 \
+  --l1_from 64000 \
   --sampling_stop_iter 50000 \
   --sampling_start_value 1.0 \
   --sampling_changing_rate 0.00002 \
   --optimizer adam \
-  --lr 0.001 \
+  --betas 0.9,0.999 \
+  --lr_schedule cosine:1e-3:80000:2000 \
   --weight_decay 0 \
   --grad_clip 1000 \
   --batch_size 4 \
