@@ -3,7 +3,8 @@
     Config(img_width=64, num_hidden="64,64", patch_size=4)        in Python
     Config.from_command_line(["--img_width", "64", ...])          from a shell, see runp.py
 
-This module does not import paddle, so a wrong flag is answered at once.
+This module does not import paddle, so a wrong flag is answered at once. The models and data sets that can be chosen are
+what src/models/model_factory.py and src/data_provider/datasets_factory.py list.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import difflib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from src.data_provider.datasets_factory import DATASETS
 from src.errors import UserError
 from src.flag_values import (
     FLOAT32_LIMIT,
@@ -32,9 +34,8 @@ from src.flag_values import (
     parse_text,
     split_paths,
 )
+from src.models.model_factory import MODELS
 
-MODEL_NAMES = ("e3d_lstm",)
-DATASET_NAMES = ("action", "mnist", "folder")
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
 STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
@@ -44,6 +45,7 @@ NETWORK_FLAGS = (
 )  # fmt: skip
 LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False}  # not named in older checkpoints, and what these were made with
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
+CHANNELS = {1: "1 (grey)", 3: "3 (colour)"}  # of a frame, by --img_channel
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 
 
@@ -55,7 +57,7 @@ def _flag(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
     return field(
@@ -65,6 +67,11 @@ def _flag(
             "choices": choices, "aliases": aliases,
         },
     )  # fmt: skip
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass
@@ -81,13 +88,14 @@ class Config:
     train_data_paths: str = _flag("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
     valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
     dataset_name: str = _flag(
-        "action", parse_text,
-        "action (KTH, frames or videos), mnist (Moving MNIST, .npz or .npy) or folder (your own films)",
-        choices=DATASET_NAMES,
+        "action", parse_text, _one_of(f"{name} ({entry.help})" for name, entry in DATASETS.items()), choices=DATASETS
     )  # fmt: skip
     save_dir: str = _flag("checkpoints", parse_text, "where checkpoints and the log go")
     gen_frm_dir: str = _flag("results", parse_text, "where predicted frames and metrics.json go")
-    model_name: str = _flag("e3d_lstm", parse_text, "network", choices=MODEL_NAMES)
+    model_name: str = _flag(
+        "e3d_lstm", parse_text, "network: " + _one_of(f"{name} ({entry.help})" for name, entry in MODELS.items()),
+        choices=MODELS,
+    )  # fmt: skip
     pretrained_model: str = _flag(
         "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)"
     )
@@ -108,7 +116,12 @@ class Config:
         10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
     )
 
-    img_channel: int = _flag(1, parse_int, "channels of a frame: 1; with --dataset_name folder also 3", minimum=1)
+    img_channel: int = _flag(
+        1, parse_int,
+        "channels of a frame: 1; also 3 (colour) with --dataset_name "
+        + _one_of(name for name, entry in DATASETS.items() if 3 in entry.channels),
+        minimum=1,
+    )  # fmt: skip
     img_width: int = _flag(
         128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096
     )
@@ -234,6 +247,16 @@ class Config:
             )
 
     @property
+    def patch_channels(self) -> int:
+        """Channels of a position, p*p*C."""
+        return self.patch_size**2 * self.img_channel
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory for decoded videos of each process that reads, as each has a cache of its own."""
+        return self.video_cache_mb * 2**20 // max(1, self.num_workers)
+
+    @property
     def hidden_sizes(self) -> list[int]:
         """Hidden channels of each layer."""
         return [int(size) for size in self.num_hidden.split(",")]
@@ -261,12 +284,7 @@ class Config:
         Raises:
             UserError: names the flag.
         """
-        may_have_colour = self.dataset_name == "folder" or self.predict_video
-        if self.img_channel not in ((1, 3) if may_have_colour else (1,)):
-            expected = "1 (grey) or 3 (colour)" if may_have_colour else "1, its frames are grey"
-            raise UserError(
-                f"--img_channel {self.img_channel}: for --dataset_name {self.dataset_name} expected {expected}"
-            )
+        self._check_channels()
         if self.img_width < SSIM_WINDOW:
             raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")
         if self.predict_video:
@@ -277,6 +295,13 @@ class Config:
             # A run that is resumed has no use for the weights that it started from.
             self._check_checkpoint("resume" if self.resume and not self.predict_video else "pretrained_model")
             self._check_folders()
+
+    def _check_channels(self) -> None:
+        channels = (1, 3) if self.predict_video else DATASETS[self.dataset_name].channels
+        if self.img_channel not in channels:
+            expected = _one_of(CHANNELS.get(number, str(number)) for number in channels)
+            what = "--predict_video" if self.predict_video else f"--dataset_name {self.dataset_name}"
+            raise UserError(f"--img_channel {self.img_channel}: for {what} expected {expected}")
 
     def _check_training_or_test(self) -> None:
         if self.is_training:
