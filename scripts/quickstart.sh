@@ -31,7 +31,7 @@ say "training: 3000 iterations, the learning rate falls twice"
   --max_iterations 3000 --display_interval 100 --snapshot_interval 1000 --test_interval 1000 --test_max_clips 20
 
 say "testing on persons the network has not seen"
-"$PY" runp.py --is_training False --valid_data_paths "$DATA" "${NETWORK[@]}" --batch_size 4 \
+"$PY" runp.py --is_training False --valid_data_paths "$DATA" --batch_size 4 \
   --pretrained_model quickstart/checkpoints/3000 --gen_frm_dir quickstart/results
 "$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --zoom 3 --out quickstart/results/forecast.png
 

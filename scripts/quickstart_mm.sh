@@ -34,8 +34,8 @@ say "training: 1200 iterations, the learning rate falls twice"
   --max_iterations 1200 --display_interval 50 --snapshot_interval 400 --test_interval 400 --test_max_clips 40
 
 say "testing on digits the network has not seen"
-"$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths "$DATA/test.npy" "${NETWORK[@]}" \
-  --batch_size 4 --pretrained_model "$ALL/checkpoints/1200" --gen_frm_dir "$ALL/results"
+"$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths "$DATA/test.npy" --batch_size 4 \
+  --pretrained_model "$ALL/checkpoints/1200" --gen_frm_dir "$ALL/results"
 "$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --zoom 3 --out "$ALL/results/forecast.png"
 
 say "done"

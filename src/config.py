@@ -14,7 +14,7 @@ import difflib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,6 +23,7 @@ from src.errors import UserError
 from src.flag_values import (
     FLOAT32_LIMIT,
     NEWEST,
+    list_flags,
     parse_betas,
     parse_bool,
     parse_device,
@@ -84,7 +85,9 @@ class Config:
         UserError: (a ValueError) names the flag, what was found and what was expected.
     """
 
-    is_training: bool = _flag(True, parse_bool, "True trains, False tests --pretrained_model")
+    is_training: bool = _flag(
+        True, parse_bool, "True trains, False tests --pretrained_model: a network and frames as it was trained with"
+    )
     train_data_paths: str = _flag("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
     valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
     dataset_name: str = _flag(
@@ -265,15 +268,21 @@ class Config:
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Config:
         """Read flags (``sys.argv`` without the program by default).
 
-        With --predict_video, flags of the network and of its frames that are not given are those of the checkpoint.
+        In a test (--is_training False) and with --predict_video, flags of the network and of the frames that are not
+        given are those of the checkpoint.
 
         Raises:
-            UserError: an unknown flag, a missing value or a value that fails a check.
+            UserError: an unknown flag, a missing value, a value that fails a check, or a checkpoint of another network.
         """
         given = vars(command_line_parser().parse_args(arguments))
-        if given.get("predict_video"):
-            given = {**_settings_of(given.get("pretrained_model", "")), **given}
-        return cls(**given)
+        rules = {flag.name: flag.metadata for flag in fields(cls)}
+        checked = {name: _checked(name, value, rules[name]) for name, value in given.items()}
+        if checked.get("predict_video") or not checked.get("is_training", True):
+            directory = checked.get("pretrained_model", "")
+            saved = _settings_of(directory) if directory else {}
+            check_same_network(f"--pretrained_model {directory}", saved, checked)
+            checked = {**saved, **checked}
+        return cls(**checked)
 
     def check_run(self, is_first_rank: bool = True) -> None:
         """Check what a run needs beyond sound values: paths that exist, folders that can be written. Reads no data.
@@ -347,13 +356,43 @@ class Config:
 
 def _settings_of(checkpoint: str) -> dict[str, Any]:
     """The flags of the network and of its frames that a checkpoint was trained with; none where that is not known (what
-    is wrong with the checkpoint is said when its weights are read)."""
+    is wrong with the checkpoint is said when its weights are read).
+
+    Raises:
+        UserError: a value that no flag can have here, as the name of a model that is not registered.
+    """
     try:
         with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
             settings = json.load(file)["config"]
-        return {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+    rules = {flag.name: flag.metadata for flag in fields(Config)}
+    try:
+        return {flag: _checked(flag, value, rules[flag]) for flag, value in found.items()}
+    except UserError as error:
+        raise UserError(f"--pretrained_model {checkpoint}: its {STATE_FILE} cannot be used ({error})") from None
+
+
+def check_same_network(flag: str, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Compare the flags of the network that a checkpoint was trained with, where it holds them, with those of a run.
+
+    Args:
+        flag: begins the message.
+        saved: ``config`` of the checkpoint's state.json; empty where that is not known.
+        settings: the run's flags; those that are missing are not compared.
+
+    Raises:
+        UserError: some differ; both values are listed.
+    """
+    there = {**LATER_FLAGS, **saved} if saved else {}
+    differing = [name for name in NETWORK_FLAGS if name in there and name in settings and there[name] != settings[name]]
+    if differing:
+        made, here = list_flags(differing, there), list_flags(differing, settings)
+        raise UserError(
+            f"{flag}: is of another network, made with {made}; this run has {here}; give the same "
+            "(a test or a forecast takes them from the checkpoint)"
+        )
 
 
 def command_line_parser() -> argparse.ArgumentParser:
