@@ -35,7 +35,7 @@ say "training: 3800 iterations; docs/recipe.md explains the flags"
   --max_iterations 3800 --display_interval 100 --snapshot_interval 950 --test_interval 1900 --test_max_clips 20
 
 say "testing on persons the network has not seen"
-"$PY" runp.py --is_training False --valid_data_paths "$DATA" "${NETWORK[@]}" --batch_size 4 \
+"$PY" runp.py --is_training False --valid_data_paths "$DATA" --batch_size 4 \
   --pretrained_model quickstart/checkpoints/3800 --gen_frm_dir quickstart/results
 "$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --zoom 3 --out quickstart/results/forecast.png
 

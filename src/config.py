@@ -3,7 +3,8 @@
     Config(img_width=64, num_hidden="64,64", patch_size=4)        in Python
     Config.from_command_line(["--img_width", "64", ...])          from a shell, see runp.py
 
-This module does not import paddle, so a wrong flag is answered at once.
+This module does not import paddle, so a wrong flag is answered at once. The models and data sets that can be chosen are
+what src/models/model_factory.py and src/data_provider/datasets_factory.py list.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import difflib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from src.data_provider.datasets_factory import DATASETS
 from src.errors import UserError
 from src.flag_values import (
     FLOAT32_LIMIT,
     NEWEST,
+    list_flags,
     parse_betas,
     parse_bool,
     parse_device,
@@ -32,9 +35,8 @@ from src.flag_values import (
     parse_text,
     split_paths,
 )
+from src.models.model_factory import MODELS
 
-MODEL_NAMES = ("e3d_lstm",)
-DATASET_NAMES = ("action", "mnist", "folder")
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
 STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
@@ -44,6 +46,7 @@ NETWORK_FLAGS = (
 )  # fmt: skip
 LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False}  # not named in older checkpoints, and what these were made with
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
+CHANNELS = {1: "1 (grey)", 3: "3 (colour)"}  # of a frame, by --img_channel
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 
 
@@ -55,7 +58,7 @@ def _flag(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
     return field(
@@ -65,6 +68,11 @@ def _flag(
             "choices": choices, "aliases": aliases,
         },
     )  # fmt: skip
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass
@@ -77,17 +85,20 @@ class Config:
         UserError: (a ValueError) names the flag, what was found and what was expected.
     """
 
-    is_training: bool = _flag(True, parse_bool, "True trains, False tests --pretrained_model")
+    is_training: bool = _flag(
+        True, parse_bool, "True trains, False tests --pretrained_model: a network and frames as it was trained with"
+    )
     train_data_paths: str = _flag("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
     valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
     dataset_name: str = _flag(
-        "action", parse_text,
-        "action (KTH, frames or videos), mnist (Moving MNIST, .npz or .npy) or folder (your own films)",
-        choices=DATASET_NAMES,
+        "action", parse_text, _one_of(f"{name} ({entry.help})" for name, entry in DATASETS.items()), choices=DATASETS
     )  # fmt: skip
     save_dir: str = _flag("checkpoints", parse_text, "where checkpoints and the log go")
     gen_frm_dir: str = _flag("results", parse_text, "where predicted frames and metrics.json go")
-    model_name: str = _flag("e3d_lstm", parse_text, "network", choices=MODEL_NAMES)
+    model_name: str = _flag(
+        "e3d_lstm", parse_text, "network: " + _one_of(f"{name} ({entry.help})" for name, entry in MODELS.items()),
+        choices=MODELS,
+    )  # fmt: skip
     pretrained_model: str = _flag(
         "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)"
     )
@@ -108,7 +119,12 @@ class Config:
         10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
     )
 
-    img_channel: int = _flag(1, parse_int, "channels of a frame: 1; with --dataset_name folder also 3", minimum=1)
+    img_channel: int = _flag(
+        1, parse_int,
+        "channels of a frame: 1; also 3 (colour) with --dataset_name "
+        + _one_of(name for name, entry in DATASETS.items() if 3 in entry.channels),
+        minimum=1,
+    )  # fmt: skip
     img_width: int = _flag(
         128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096
     )
@@ -234,6 +250,16 @@ class Config:
             )
 
     @property
+    def patch_channels(self) -> int:
+        """Channels of a position, p*p*C."""
+        return self.patch_size**2 * self.img_channel
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory for decoded videos of each process that reads, as each has a cache of its own."""
+        return self.video_cache_mb * 2**20 // max(1, self.num_workers)
+
+    @property
     def hidden_sizes(self) -> list[int]:
         """Hidden channels of each layer."""
         return [int(size) for size in self.num_hidden.split(",")]
@@ -242,15 +268,21 @@ class Config:
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Config:
         """Read flags (``sys.argv`` without the program by default).
 
-        With --predict_video, flags of the network and of its frames that are not given are those of the checkpoint.
+        In a test (--is_training False) and with --predict_video, flags of the network and of the frames that are not
+        given are those of the checkpoint.
 
         Raises:
-            UserError: an unknown flag, a missing value or a value that fails a check.
+            UserError: an unknown flag, a missing value, a value that fails a check, or a checkpoint of another network.
         """
         given = vars(command_line_parser().parse_args(arguments))
-        if given.get("predict_video"):
-            given = {**_settings_of(given.get("pretrained_model", "")), **given}
-        return cls(**given)
+        rules = {flag.name: flag.metadata for flag in fields(cls)}
+        checked = {name: _checked(name, value, rules[name]) for name, value in given.items()}
+        if checked.get("predict_video") or not checked.get("is_training", True):
+            directory = checked.get("pretrained_model", "")
+            saved = _settings_of(directory) if directory else {}
+            check_same_network(f"--pretrained_model {directory}", saved, checked)
+            checked = {**saved, **checked}
+        return cls(**checked)
 
     def check_run(self, is_first_rank: bool = True) -> None:
         """Check what a run needs beyond sound values: paths that exist, folders that can be written. Reads no data.
@@ -261,12 +293,7 @@ class Config:
         Raises:
             UserError: names the flag.
         """
-        may_have_colour = self.dataset_name == "folder" or self.predict_video
-        if self.img_channel not in ((1, 3) if may_have_colour else (1,)):
-            expected = "1 (grey) or 3 (colour)" if may_have_colour else "1, its frames are grey"
-            raise UserError(
-                f"--img_channel {self.img_channel}: for --dataset_name {self.dataset_name} expected {expected}"
-            )
+        self._check_channels()
         if self.img_width < SSIM_WINDOW:
             raise UserError(f"--img_width {self.img_width}: SSIM needs at least {SSIM_WINDOW} pixels; give more")
         if self.predict_video:
@@ -277,6 +304,13 @@ class Config:
             # A run that is resumed has no use for the weights that it started from.
             self._check_checkpoint("resume" if self.resume and not self.predict_video else "pretrained_model")
             self._check_folders()
+
+    def _check_channels(self) -> None:
+        channels = (1, 3) if self.predict_video else DATASETS[self.dataset_name].channels
+        if self.img_channel not in channels:
+            expected = _one_of(CHANNELS.get(number, str(number)) for number in channels)
+            what = "--predict_video" if self.predict_video else f"--dataset_name {self.dataset_name}"
+            raise UserError(f"--img_channel {self.img_channel}: for {what} expected {expected}")
 
     def _check_training_or_test(self) -> None:
         if self.is_training:
@@ -322,13 +356,43 @@ class Config:
 
 def _settings_of(checkpoint: str) -> dict[str, Any]:
     """The flags of the network and of its frames that a checkpoint was trained with; none where that is not known (what
-    is wrong with the checkpoint is said when its weights are read)."""
+    is wrong with the checkpoint is said when its weights are read).
+
+    Raises:
+        UserError: a value that no flag can have here, as the name of a model that is not registered.
+    """
     try:
         with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
             settings = json.load(file)["config"]
-        return {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+    rules = {flag.name: flag.metadata for flag in fields(Config)}
+    try:
+        return {flag: _checked(flag, value, rules[flag]) for flag, value in found.items()}
+    except UserError as error:
+        raise UserError(f"--pretrained_model {checkpoint}: its {STATE_FILE} cannot be used ({error})") from None
+
+
+def check_same_network(flag: str, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Compare the flags of the network that a checkpoint was trained with, where it holds them, with those of a run.
+
+    Args:
+        flag: begins the message.
+        saved: ``config`` of the checkpoint's state.json; empty where that is not known.
+        settings: the run's flags; those that are missing are not compared.
+
+    Raises:
+        UserError: some differ; both values are listed.
+    """
+    there = {**LATER_FLAGS, **saved} if saved else {}
+    differing = [name for name in NETWORK_FLAGS if name in there and name in settings and there[name] != settings[name]]
+    if differing:
+        made, here = list_flags(differing, there), list_flags(differing, settings)
+        raise UserError(
+            f"{flag}: is of another network, made with {made}; this run has {here}; give the same "
+            "(a test or a forecast takes them from the checkpoint)"
+        )
 
 
 def command_line_parser() -> argparse.ArgumentParser:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,11 +17,12 @@ from paddle import nn
 from tqdm import tqdm
 
 from src.checkpoints.checkpoint import load_weights
-from src.config import Config
+from src.config import FRAME_FLAGS, Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import film_name, read_film
 from src.data_provider.loader import test_batches
 from src.errors import Diverged, UserError
+from src.flag_values import list_flags
 from src.models.model_factory import build_model
 from src.reports.forecast_report import (
     ForecastMetrics,
@@ -52,17 +54,38 @@ def test(config: Config) -> None:
     log_to(None)
     device = start(config)
     check_precision(config.precision)
-    dataset = parallel.on_every_rank(lambda: build_dataset(config, "test"))
-    check_same_data(config, valid_data_paths=dataset)
+    # The weights first: a checkpoint that is damaged may have left the size of the frames to the flags' defaults.
     model = build_model(config)
     state = parallel.on_rank_0(lambda: load_weights(model, config.pretrained_model, config))
     parallel.share_weights(model)
+    dataset = parallel.on_every_rank(lambda: build_dataset(config, "test"))
+    check_same_data(config, valid_data_paths=dataset)
     logger.info("testing %s on %s: %d clips", config.pretrained_model, name_of_place(device), len(dataset))
-    evaluate(config, model, dataset, "test_result", state.get("iteration"))
+    details = frames_in_training(config, state)
+    evaluate(config, model, dataset, "test_result", state.get("iteration"), details=details)
     parallel.leave()
 
 
 test.__test__ = False  # the name is no test's
+
+
+def frames_in_training(config: Config, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of the frames whose values in the training are not this run's; a line of the log says so.
+
+    Args:
+        config: settings of this run.
+        state: the checkpoint's state.json; empty where it has none.
+
+    Returns:
+        for metrics.json, ``{"trained_with": {"total_length": 20}}``; empty where nothing differs.
+    """
+    saved = state.get("config", {})
+    differing = {name: saved[name] for name in FRAME_FLAGS if name in saved and saved[name] != getattr(config, name)}
+    if not differing:
+        return {}
+    there, here = list_flags(list(differing), differing), list_flags(list(differing), dataclasses.asdict(config))
+    logger.info("frames differ from the training's: trained with %s, this run has %s", there, here)
+    return {"trained_with": differing}
 
 
 def evaluate(
@@ -73,6 +96,7 @@ def evaluate(
     iteration: int | None,
     stop: StopRequest | None = None,
     report: TrainingReport | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Predict every clip of the dataset once; print the table, write metrics.json and pictures.
 
@@ -86,6 +110,7 @@ def evaluate(
         iteration: iterations the weights were trained for, if known.
         stop: asked between batches; a signal ends the test without metrics.
         report: given the saved forecasts.
+        details: what else metrics.json is to hold.
 
     Returns:
         what metrics.json holds.
@@ -95,21 +120,19 @@ def evaluate(
             finite (Diverged in a training), and, when testing, a file that cannot be written.
     """
     directory = os.path.join(config.gen_frm_dir, name)
-    metrics = ForecastMetrics()
+    metrics, given = ForecastMetrics(), config.input_length
     if ranks.is_first():
         with warn_if_unwritable(config.is_training):
             remove_pictures(directory)
 
     def add(frames: np.ndarray, pred: np.ndarray) -> None:
-        given, true = frames[:, : config.input_length], frames[:, config.input_length :]
-        metrics.add(given[:, -1:], true, pred)
+        metrics.add(frames[:, given - 1 : given], frames[:, given:], pred)
 
     def draw(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
-        given, true = frames[: config.input_length], frames[config.input_length :]
         with warn_if_unwritable(config.is_training):
-            write_pictures(os.path.join(directory, str(number)), given, true, pred)
+            write_pictures(os.path.join(directory, str(number)), frames[:given], frames[given:], pred)
         if report is not None:
-            report.forecast(iteration, number, true, pred)
+            report.forecast(iteration, number, frames[given:], pred)
 
     # The metrics of a batch, 1 ms a frame of 128 x 128, while the next one is predicted.
     forecasts = _forecasts(config, model, dataset, stop)
@@ -129,7 +152,7 @@ def evaluate(
             begun.pop().result()
     result = {
         "iteration": iteration, "checkpoint": None if config.is_training else config.pretrained_model,
-        "dataset": config.valid_data_paths, "sequences": len(dataset),
+        "dataset": config.valid_data_paths, "sequences": len(dataset), **(details or {}),
         **ForecastMetrics.of(parallel.all_gather(metrics)).summary(config),
     }  # fmt: skip
     if ranks.is_first():
@@ -193,6 +216,7 @@ def predict_video(config: Config) -> None:
         raise UserError(f"--predict_video {error}") from None
     model = build_model(config)
     state = load_weights(model, config.pretrained_model, config)
+    details = frames_in_training(config, state)
     unknown = np.zeros([steps, *film.given.shape[1:]], np.float32)
     pred = predict(config, model, paddle.to_tensor(np.concatenate([film.given, unknown])[None]))[0]  # (steps, H, W, C)
     if not np.isfinite(pred).all():
@@ -212,6 +236,6 @@ def predict_video(config: Config) -> None:
         metrics.add(film.given[None, -1:], film.truth[None], pred[None, : len(film.truth)])
         result = {
             "iteration": state.get("iteration"), "checkpoint": config.pretrained_model, "film": config.predict_video,
-            "first_frame": film.first_number, **metrics.summary(config),
+            "first_frame": film.first_number, **details, **metrics.summary(config),
         }  # fmt: skip
         report_film(config, directory, result)

@@ -15,7 +15,8 @@ from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import Batches, spread, train_batches
 from src.errors import Diverged, LostFile, UserError
 from src.evaluator import evaluate
-from src.models.model_factory import build_model, parameter_count, start_at_mean
+from src.models.model_factory import build_model
+from src.models.parameters import parameter_count, start_at_mean
 from src.reports.training_report import Progress, TrainingReport, log_settings
 from src.runtime import parallel, ranks
 from src.runtime.device import check_precision

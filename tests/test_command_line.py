@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,72 @@ def test_what_is_wrong_with_a_test_run_is_one_line_and_status_2(
     assert runp.main(arguments) == 2
     captured = capfd.readouterr()
     assert captured.err.count("\n") == 1 and all(part in captured.err for part in parts), captured.err
+
+
+def test_a_test_takes_the_flags_of_network_and_frames_from_the_checkpoint(kth_sample, trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    checkpoint = ["--is_training", "False", "--pretrained_model", "checkpoints/first/2"]
+    config = Config.from_command_line(checkpoint)
+    there = {"img_width": 16, "patch_size": 4, "num_hidden": "4,4", "input_length": 3, "total_length": 6}
+    assert {name: getattr(config, name) for name in there} == there
+    assert config.max_iterations == 400000 and config.batch_size == 4  # the training's own flags stay behind
+    assert Config(is_training=False, pretrained_model="checkpoints/first/2").img_width == 128  # what Python says counts
+    training = ["--pretrained_model", "checkpoints/first/2"]
+    assert Config.from_command_line(training).img_width == 128
+
+    data = ["--valid_data_paths", str(kth_sample), "--gen_frm_dir", "no flags", "--num_workers", "0", "--device", "cpu"]
+    assert runp.main([*checkpoint, *data]) == 0
+    metrics = json.loads((trained / "no flags" / "test_result" / "metrics.json").read_text())
+    assert {name: metrics[name] for name in ("img_width", "input_length", "total_length")} == {
+        "img_width": 16, "input_length": 3, "total_length": 6,
+    }  # fmt: skip
+    assert "trained_with" not in metrics
+
+
+def test_frames_that_differ_from_the_training_s_are_used_and_said(kth_sample, trained, capfd, monkeypatch):
+    monkeypatch.chdir(trained)
+    arguments = ["--is_training", "False", "--pretrained_model", "checkpoints/first/2", "--num_workers", "0"]
+    arguments += ["--valid_data_paths", str(kth_sample), "--gen_frm_dir", "longer", "--device", "cpu"]
+    assert runp.main([*arguments, "--img_width", "24", "--total_length", "9", "--input_length", "3"]) == 0
+    metrics = json.loads((trained / "longer" / "test_result" / "metrics.json").read_text())
+    assert metrics["trained_with"] == {"img_width": 16, "total_length": 6}
+    assert metrics["img_width"] == 24 and len(metrics["model"]["psnr_per_frame"]) == 6
+    said = "trained with --img_width 16, --total_length 6, this run has --img_width 24, --total_length 9"
+    assert said in capfd.readouterr().out
+
+
+def spoilt_checkpoint(trained, **values):
+    """A copy of the checkpoint whose state.json has other flags."""
+    folder = trained / "spoilt"
+    shutil.copytree(trained / "checkpoints" / "first" / "2", folder, dirs_exist_ok=True)
+    state = json.loads((folder / "state.json").read_text())
+    state["config"].update(values)
+    (folder / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flag", "there", "here"),
+    [
+        ("num_hidden", "4,4", "8,8"), ("filter_size", "3", "5"), ("layer_norm", "True", "False"),
+        ("norm_epsilon", "1e-05", "1.0"), ("residual", "False", "True"), ("patch_size", "4", "3"),
+        ("img_channel", "1", "3"),
+    ],
+)  # fmt: skip
+def test_a_flag_of_the_network_that_differs_is_refused_with_both_values(kth_sample, trained, capfd, flag, there, here):
+    checkpoint = trained / "checkpoints" / "first" / "2"
+    arguments = ["--is_training", "False", "--pretrained_model", str(checkpoint), "--valid_data_paths", str(kth_sample)]
+    assert runp.main([*arguments, f"--{flag}", here]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and f"made with --{flag} {there}; this run has --{flag} {here};" in error
+
+
+def test_a_checkpoint_of_a_model_that_is_not_registered_is_one_line(kth_sample, trained, capfd):
+    checkpoint = spoilt_checkpoint(trained, model_name="other")
+    arguments = ["--is_training", "False", "--pretrained_model", str(checkpoint), "--valid_data_paths", str(kth_sample)]
+    assert runp.main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "its state.json cannot be used (--model_name other: there is no such" in error
 
 
 def test_an_unwritable_save_dir_is_one_line_and_status_2(kth_sample, tmp_path, capfd):

@@ -1,6 +1,7 @@
 """Flags: their values, their checks and the message of each."""
 
 import dataclasses
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from src.config import Config, command_line_parser
+from src.data_provider.datasets_factory import DATASETS, DataSet
 from src.errors import UserError
 from src.flag_values import split_paths
+from src.models.model_factory import MODELS, Model
 from tests.helpers import ROOT
 
 
@@ -183,7 +186,7 @@ def test_a_run_with_all_it_needs_passes_and_makes_its_folders(tmp_path):
         ({"valid_data_paths": "/nonexistent"}, "--valid_data_paths /nonexistent: there is no such file or folder"),
         ({"is_training": False}, "--pretrained_model is empty; testing needs a checkpoint's directory"),
         ({"pretrained_model": "/nonexistent"}, "--pretrained_model /nonexistent: there is no such directory"),
-        ({"img_channel": 3}, "--img_channel 3: for --dataset_name action expected 1, its frames are grey"),
+        ({"img_channel": 3}, "--img_channel 3: for --dataset_name action expected 1 (grey)"),
         ({"img_width": 4, "patch_size": 4}, "--img_width 4: SSIM needs at least 7 pixels"),
         ({"save_dir": "/dev/null/x"}, "--save_dir /dev/null/x: cannot be written"),
         ({"gen_frm_dir": "/dev/null/x"}, "--gen_frm_dir /dev/null/x: cannot be written"),
@@ -224,6 +227,34 @@ def test_help_and_a_wrong_flag_do_not_load_paddle():
     for flag, status, lines in (("--zzz", 2, 1), ("--help", 0, 0)):
         result = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == status and len(result.stderr.splitlines()) == lines
+
+
+REGISTRIES = [("model_name", MODELS, Model), ("dataset_name", DATASETS, DataSet)]
+each_registry = pytest.mark.parametrize(("flag", "registry", "entry"), REGISTRIES, ids=["model_name", "dataset_name"])
+
+
+@each_registry
+def test_what_is_registered_can_be_chosen_and_stands_in_the_help(flag, registry, entry, monkeypatch):
+    help = {field.name: field.metadata["help"] for field in dataclasses.fields(Config)}
+    for name, registered in registry.items():
+        assert getattr(Config(**{flag: name}), flag) == name
+        assert f"{name} ({registered.help})" in help[flag]
+        assert callable(pkgutil.resolve_name(registered.path).from_config)
+    with pytest.raises(UserError, match=f"there is no such {flag}; known: {', '.join(registry)}$"):
+        Config(**{flag: "new"})
+    monkeypatch.setitem(registry, "new", entry("src.new:New", "one more"))
+    assert getattr(Config.from_command_line([f"--{flag}", "new"]), flag) == "new"
+
+
+def test_a_data_set_has_the_channels_that_it_is_registered_with(tmp_path, monkeypatch):
+    help = {field.name: field.metadata["help"] for field in dataclasses.fields(Config)}
+    for name, registered in DATASETS.items():
+        assert (name in help["img_channel"]) == (3 in registered.channels)
+        for channels in registered.channels:
+            run_settings(tmp_path, dataset_name=name, img_channel=channels).check_run()
+    monkeypatch.setitem(DATASETS, "new", DataSet("src.new:New", "one more", channels=(3,)))
+    with pytest.raises(UserError, match=r"--img_channel 1: for --dataset_name new expected 3 \(colour\)"):
+        run_settings(tmp_path, dataset_name="new").check_run()
 
 
 # Until docs/cn is there the Chinese table is in README_cn.md.

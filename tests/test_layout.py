@@ -17,6 +17,9 @@ FLOORS = {
     "src.reports": 4,
     "src.layers": 3,
     "src.data_provider": 3,
+    # Names, help and paths of classes, which the flags are made from; the classes are imported when they are built.
+    "src.models.model_factory": 1,
+    "src.data_provider.datasets_factory": 1,
     "src.runtime": 2,
     "src.utils": 2,
     "src": 2,  # the package itself prepares the process

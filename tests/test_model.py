@@ -5,7 +5,8 @@ import paddle
 import pytest
 
 from src.config import Config
-from src.models.model_factory import MODELS, build_model, parameter_count
+from src.models.model_factory import MODELS, build_model
+from src.models.parameters import parameter_count
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 
 SMALL = {

@@ -29,9 +29,8 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
 from src.checkpoints.state_file import DamagedCheckpoint, one_line, read_state, reason_of, write_state
-from src.config import LATER_FLAGS, NETWORK_FLAGS, STATE_FILE, Config
+from src.config import LATER_FLAGS, STATE_FILE, Config, check_same_network
 from src.errors import UserError, WriteError
-from src.flag_values import list_flags
 from src.runtime.files import flush_directory, free_name, write_flushed
 from src.utils.weight_average import WeightAverage
 
@@ -290,12 +289,7 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     _check_directory(flag, directory)
     state = read_state(flag, directory)
     saved = state.get("config", {})
-    if saved:
-        saved = {**LATER_FLAGS, **saved}
-    differing = [name for name in NETWORK_FLAGS if name in saved and saved[name] != getattr(config, name)]
-    if differing:
-        there, here = list_flags(differing, saved), list_flags(differing, dataclasses.asdict(config))
-        raise UserError(f"{flag}: is of another network, made with {there}; this run has {here}; give the same")
+    check_same_network(flag, saved, dataclasses.asdict(config))
     averaged = EMA_FILE in state.get("sha256", {})
     _set_weights(flag, model, _read_tensors(flag, directory, EMA_FILE if averaged else MODEL_FILE, state))
     if averaged:

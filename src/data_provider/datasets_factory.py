@@ -1,15 +1,35 @@
-"""dataset_name -> Dataset."""
+"""dataset_name -> Dataset: the data sets that can be chosen, one entry each.
+
+Flags are made from the entries (src/config.py), and a wrong flag is answered before paddle is loaded: so this module
+imports nothing above the flags, and names a class as "module:Class", which is imported when it is built.
+"""
 
 from __future__ import annotations
 
-import paddle
+import pkgutil
+from typing import TYPE_CHECKING, NamedTuple
 
-from src.config import Config
-from src.data_provider.folder import FolderClips
-from src.data_provider.kth_action import KTHAction
-from src.data_provider.mnist import MovingMNIST
 from src.errors import UserError
-from src.flag_values import split_paths
+
+if TYPE_CHECKING:
+    import paddle
+
+    from src.config import Config
+
+
+class DataSet(NamedTuple):
+    """What a data set registers."""
+
+    path: str  # "module:Class"; Class.from_config(config, paths, mode) opens it, see docs/extend.md
+    help: str  # for --help, a few words
+    channels: tuple[int, ...] = (1,)  # that --img_channel may have: 1 is grey, 3 is colour
+
+
+DATASETS = {
+    "action": DataSet("src.data_provider.kth_action:KTHAction", "KTH, frames or videos"),
+    "mnist": DataSet("src.data_provider.mnist:MovingMNIST", "Moving MNIST, .npz or .npy"),
+    "folder": DataSet("src.data_provider.folder:FolderClips", "your own films", channels=(1, 3)),
+}
 
 
 def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
@@ -19,14 +39,8 @@ def build_dataset(config: Config, mode: str) -> paddle.io.Dataset:
         UserError: the data set at --train_data_paths or --valid_data_paths cannot be used; the message names the flag.
     """
     flag = "train_data_paths" if mode == "train" else "valid_data_paths"
-    paths = getattr(config, flag)
+    dataset_class = pkgutil.resolve_name(DATASETS[config.dataset_name].path)
     try:
-        # Each process that reads has a cache of its own.
-        cache = config.video_cache_mb * 2**20 // max(1, config.num_workers)
-        if config.dataset_name == "action":
-            return KTHAction(paths, mode, config.total_length, config.img_width, cache)
-        if config.dataset_name == "folder":
-            return FolderClips(paths, mode, config.total_length, config.img_width, config.img_channel, cache)
-        return MovingMNIST(split_paths(paths), config.total_length, config.img_width)
+        return dataset_class.from_config(config, getattr(config, flag), mode)
     except UserError as error:
         raise UserError(f"--{flag} {error}") from None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
     PICTURE_SUFFIXES,
@@ -72,6 +73,11 @@ class FolderClips(ClipDataset):
                 f"{folder}: no clip of {seq_length} consecutive frames; the longest run is {longest}, in {path}; "
                 "lower --total_length, or check that the pictures are numbered without gaps"
             )
+
+    @classmethod
+    def from_config(cls, config: Config, paths: str, mode: str) -> FolderClips:
+        """The clips of a run's flags; ``paths`` is the root."""
+        return cls(paths, mode, config.total_length, config.img_width, config.img_channel, config.cache_bytes)
 
 
 def find_recordings(folder: str) -> list[Recording]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 
+from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
     PICTURE_SUFFIXES,
@@ -57,6 +58,11 @@ class KTHAction(ClipDataset):
         super().__init__(recordings, seq_length, img_width, strides=CLIP_STRIDE, cache_bytes=cache_bytes)
         if not self.clips:
             raise UserError(self._why_no_clip())
+
+    @classmethod
+    def from_config(cls, config: Config, paths: str, mode: str) -> KTHAction:
+        """The clips of a run's flags; ``paths`` is the root."""
+        return cls(paths, mode, config.total_length, config.img_width, config.cache_bytes)
 
     def _why_no_clip(self) -> str:
         if not self.recordings:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import paddle
 
+from src.config import Config
 from src.data_provider.npz_frames import NpzFrames, open_array
 from src.errors import UserError
+from src.flag_values import split_paths
 from src.utils.preprocess import to_unit_range
 
 LONGEST = 1000  # frames of a clip in an .npy; more are clips, in a file whose first two axes are the wrong way round
@@ -47,6 +49,11 @@ class MovingMNIST(paddle.io.Dataset):
         for path, file in zip(self.paths, self.files):
             self._check(path, file)
         self.ends = np.cumsum([len(file) for file in self.files])
+
+    @classmethod
+    def from_config(cls, config: Config, paths: str, mode: str) -> MovingMNIST:
+        """The clips of a run's flags; ``paths`` are files with commas between. Each mode has files of its own."""
+        return cls(split_paths(paths), config.total_length, config.img_width)
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -9,6 +9,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.utils import flatten, pack_sequence_as
 
+from src.config import Config
 from src.layers.precision import Conv3D, autocast, precision_in_force
 from src.layers.recall import History
 from src.layers.rnn_cell import EideticLSTMCell
@@ -75,6 +76,20 @@ class E3DLSTM(nn.Layer):
         )
         if residual:
             self.decoder.weight.set_value(paddle.zeros_like(self.decoder.weight))
+
+    @classmethod
+    def from_config(cls, config: Config) -> E3DLSTM:
+        """The network of a run's flags."""
+        return cls(
+            patch_channels=config.patch_channels,
+            hidden_sizes=config.hidden_sizes,
+            filter_size=config.filter_size,
+            input_length=config.input_length,
+            layer_norm=config.layer_norm,
+            residual=config.residual,
+            norm_epsilon=config.norm_epsilon,
+            recompute=config.recompute,
+        )
 
     def start_at(self, brightness: Sequence[float]) -> None:
         """Begin predictions at a brightness instead of at black: the decoder's bias becomes it, a number a colour."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from src.errors import UserError
 from src.layers.recall import History
 from src.layers.window_conv import WINDOW
 from src.models.eidetic_3d_lstm_net import E3DLSTM
@@ -29,10 +30,13 @@ class Forecaster(nn.Layer):
         the next frames: float32 ``[B, steps, H, W, C]``, clipped to [0, 1].
 
     Raises:
+        UserError: another network.
         RuntimeError: called outside of a static graph.
     """
 
     def __init__(self, network: E3DLSTM, patch_size: int, steps: int) -> None:
+        if not isinstance(network, E3DLSTM):  # its states are those of the loop below
+            raise UserError(f"{type(network).__name__} cannot be exported, only E3DLSTM (--model_name e3d_lstm) can")
         super().__init__()
         self.network = network
         self.patch_size = patch_size

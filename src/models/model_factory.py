@@ -1,21 +1,31 @@
-"""model_name -> network."""
+"""model_name -> network: the models that can be chosen, one entry each.
+
+Flags are made from the entries (src/config.py), and a wrong flag is answered before paddle is loaded: so this module
+imports nothing above the flags, and names a class as "module:Class", which is imported when it is built.
+"""
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import pkgutil
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import paddle
-from paddle import nn
+if TYPE_CHECKING:
+    from paddle import nn
 
-from src.config import Config
-from src.data_provider.loader import spread
-from src.models.eidetic_3d_lstm_net import E3DLSTM
+    from src.config import Config
 
-MODELS = {"e3d_lstm": E3DLSTM}
-MEAN_CLIPS = 100  # whose mean --start_at_mean takes
 
-logger = logging.getLogger("e3d_lstm")
+class Model(NamedTuple):
+    """What a model registers."""
+
+    path: str  # "module:Class"; Class.from_config(config) builds it, see docs/extend.md
+    help: str  # for --help, a few words
+
+
+MODELS = {
+    "e3d_lstm": Model("src.models.eidetic_3d_lstm_net:E3DLSTM", "the eidetic 3D LSTM"),
+}
 
 
 def build_model(config: Config, norm_epsilon: float | None = None) -> nn.Layer:
@@ -27,32 +37,9 @@ def build_model(config: Config, norm_epsilon: float | None = None) -> nn.Layer:
             what float32 can tell from zero, and is for comparing with it only.
 
     Returns:
-        a layer: ``model(frames, real_input_flag)`` -> predictions of frames 1 .. T-1, see :class:`E3DLSTM`.
+        a layer: ``model(frames, real_input_flag)`` -> predictions of frames 1 .. T-1, as of
+        :class:`src.models.eidetic_3d_lstm_net.E3DLSTM`.
     """
-    return MODELS[config.model_name](
-        patch_channels=config.patch_size**2 * config.img_channel,
-        hidden_sizes=config.hidden_sizes,
-        filter_size=config.filter_size,
-        input_length=config.input_length,
-        layer_norm=config.layer_norm,
-        residual=config.residual,
-        norm_epsilon=config.norm_epsilon if norm_epsilon is None else norm_epsilon,
-        recompute=config.recompute,
-    )
-
-
-def parameter_count(model: nn.Layer) -> int:
-    """Numbers that are trained; the network has no others."""
-    return sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
-
-
-def start_at_mean(model: nn.Layer, train_set: paddle.io.Dataset) -> None:
-    """Begin the decoder's bias at the mean of each colour over a sample of the training clips."""
-    sample = spread(train_set, MEAN_CLIPS)
-    sums = [sample[index].astype(np.float64).mean(axis=(0, 1, 2)) for index in range(len(sample))]
-    brightness = [float(mean) for mean in np.mean(sums, axis=0)]
-    model.start_at(brightness)
-    logger.info(
-        "the decoder's bias begins at the mean of %d training clips: %s",
-        len(sample), ", ".join(f"{mean:.4f}" for mean in brightness),
-    )  # fmt: skip
+    if norm_epsilon is not None:
+        config = dataclasses.replace(config, norm_epsilon=norm_epsilon)
+    return pkgutil.resolve_name(MODELS[config.model_name].path).from_config(config)
