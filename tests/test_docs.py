@@ -19,6 +19,8 @@ PAIRS = [("README.md", "README_cn.md"), *((f"docs/{page.name}", f"docs/cn/{page.
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 # What hands the flags that follow it to runp.py, runp.py itself among them.
 TAKES_FLAGS = re.compile(r"(?:runp\.py|scripts/paddle_e3d_lstm_\w+\.sh)(.*)")
+# Files that a reader makes with the code of docs/extend.md; tests/test_extend.py does so and runs its commands.
+MADE_BY_READERS = {"src/models/next_frame.py", "src/data_provider/arrays.py", "make_clips.py"}
 FLAGS = {name for flag in fields(Config) for name in (flag.name, *flag.metadata["aliases"])}
 
 
@@ -105,7 +107,7 @@ def test_a_page_lists_its_sections(page):
 def test_every_script_of_a_command_exists(page):
     for command in commands(read(page)):
         for script in re.findall(r"(?:python[\d.]*|bash) +([\w./-]+\.(?:py|sh))\b", command):
-            assert (ROOT / script).is_file(), f"{name_of(page)}: {command}"
+            assert script in MADE_BY_READERS or (ROOT / script).is_file(), f"{name_of(page)}: {command}"
 
 
 def test_the_documents_name_files_that_exist():
@@ -115,7 +117,7 @@ def test_the_documents_name_files_that_exist():
         names |= set(re.findall(r"(?<![\w/-])(?:scripts|images|src|tests|benchmarks|docs)/[\w/]+\.\w+", text))
         names |= set(re.findall(r"requirements[\w.-]*\.txt", text))
     assert len(names) > 30
-    assert not [name for name in sorted(names) if not (ROOT / name).exists()]
+    assert not [name for name in sorted(names - MADE_BY_READERS) if not (ROOT / name).exists()]
 
 
 @each_page
@@ -130,7 +132,7 @@ def test_every_flag_of_a_command_is_one_of_config(page):
 def test_every_command_of_runp_is_accepted(page):
     """Commands in blocks are meant to be run as they stand; their values pass the checks of the flags."""
     for command in block_commands(read(page)):
-        if "runp.py" in command:
+        if "runp.py" in command and page.name != "extend.md":  # with a model and a data set that the reader adds
             Config.from_command_line(shlex.split(command.split("runp.py", 1)[1]))
 
 

@@ -5,8 +5,10 @@ import paddle
 import pytest
 
 from src.config import Config
+from src.errors import UserError
+from src.models.forecaster import Forecaster
 from src.models.model_factory import MODELS, build_model
-from src.models.parameters import parameter_count
+from src.models.parameters import parameter_count, start_at_mean
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 
 SMALL = {
@@ -147,6 +149,13 @@ def test_the_history_grows_by_one_window_a_step_and_keeps_the_zero_state():
 def test_inputs_of_another_shape_are_refused_with_the_shape_expected(frames, flags, message):
     with pytest.raises(ValueError, match=message):
         small_model()(paddle.zeros(frames), paddle.zeros(flags))
+
+
+def test_another_network_is_not_started_at_the_mean_or_exported():
+    with pytest.raises(UserError, match=r"--start_at_mean True: Linear has no start_at"):
+        start_at_mean(paddle.nn.Linear(2, 2), [np.zeros([3, 4, 4, 1], np.float32)])
+    with pytest.raises(UserError, match="Linear cannot be exported, only E3DLSTM"):
+        Forecaster(paddle.nn.Linear(2, 2), patch_size=4, steps=3)
 
 
 def test_every_model_name_builds():
