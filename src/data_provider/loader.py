@@ -98,8 +98,10 @@ class _ShuffledBatches:
             yield ranks.shard(batch)
 
 
-class _WithNotes(paddle.io.Dataset):
-    """(clip, notes): an exception in place of the clip where there is none, and what was lost on the way to it.
+class _ReplacingLostClips(paddle.io.Dataset):
+    """(clip, what was lost): a clip whose file is lost is replaced by another one, up to ``tries`` times.
+
+    Where none is left, or on any other error, the exception stands in place of the clip.
 
     An exception in a DataLoader's worker ends its reader thread, which prints tracebacks and leaves the main thread
     with "blocking queue is killed", or waiting for good. As data it reaches the main thread from any number of workers.
@@ -171,7 +173,7 @@ def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int
     served = deaths = 0
     lost_files: set[str] = set()
     while served < len(batches):
-        with _reading(config, _WithNotes(dataset, tries), _Remaining(batches, served)) as iterator:
+        with _reading(config, _ReplacingLostClips(dataset, tries), _Remaining(batches, served)) as iterator:
             while served < len(batches):
                 try:
                     frames, note = next(iterator)

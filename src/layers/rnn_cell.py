@@ -22,9 +22,9 @@ def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
     N(x) = gain * (x - mean) / sqrt(variance + epsilon) + shift. Nothing in it depends on the image size, and Paddle has
     one fused kernel for it.
 
-    With a small epsilon the norm blows the small states of the first steps up to a variance of 1, and their gradients
-    with them: those of the first frame's step are 100 times those of the last one's, and the network learns slowly.
-    With epsilon = 1 it leaves what is smaller than 1 nearly as it is and still bounds what is larger.
+    With a small epsilon the norm blows the small numbers of an untrained network (0.05 to 0.3) up to a variance of 1.
+    The gates are half saturated then, and the network learns slowly. With epsilon = 1 it leaves what is smaller than 1
+    nearly as it is and still bounds what is larger (docs/recipe.md).
     """
     return nn.GroupNorm(num_groups=1, num_channels=channels, epsilon=epsilon)
 
