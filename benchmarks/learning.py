@@ -9,7 +9,7 @@
 
 Every trial is a ``runp.py`` of its own with one thread, as many at a time as there are cores, at low priority. Stopped
 and started again it goes on where it was. --out keeps data, checkpoints, tests and learning.png. Digits are MNIST's
-where --mnist names a folder with its IDX files, else those of scikit-learn; the tables of docs/recipe.md are of MNIST's.
+where --mnist names a folder with its IDX files, else those of scikit-learn. docs/recipe.md has the tables.
 """
 
 from __future__ import annotations
