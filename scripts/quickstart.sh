@@ -37,7 +37,7 @@ say "training: 4100 iterations; docs/recipe.md explains the flags"
 say "testing on persons the network has not seen"
 "$PY" runp.py --is_training False --valid_data_paths "$DATA" --batch_size 4 \
   --pretrained_model quickstart/checkpoints/4100 --gen_frm_dir quickstart/results
-"$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --zoom 3 --out quickstart/results/forecast.png
+"$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --out quickstart/results/forecast.png
 
 say "done"
 echo "the table above compares the network with repeating the last given frame (column 'repeat')"

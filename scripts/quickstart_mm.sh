@@ -40,7 +40,7 @@ say "training: 1500 iterations; docs/recipe.md explains the flags"
 say "testing on digits the network has not seen"
 "$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths "$DATA/test.npy" --batch_size 4 \
   --pretrained_model "$ALL/checkpoints/1500" --gen_frm_dir "$ALL/results"
-"$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --zoom 3 --out "$ALL/results/forecast.png"
+"$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --out "$ALL/results/forecast.png"
 
 say "done"
 echo "the table above compares the network with repeating the last given frame (column 'repeat')"

@@ -67,17 +67,18 @@ def test_make_sample_data_answers_a_mistake_in_one_line(tmp_path, arguments):
 # ---- drawings
 
 
-def test_a_forecast_is_drawn_from_the_pictures_of_a_test(tmp_path):
-    for number in range(1, 5):
-        cv2.imwrite(str(tmp_path / f"gt{number:02d}.png"), np.full([16, 16], 200, np.uint8))
-    cv2.imwrite(str(tmp_path / "pd04.png"), np.full([16, 16], 60, np.uint8))
-    result = script("draw_forecast.py", tmp_path, "--out", tmp_path / "sheet.png", "--zoom", "4")
+def test_the_sheets_of_several_forecasts_become_one_picture(tmp_path):
+    for folder, width, grey in (("1", 40, 60), ("2", 30, 200)):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "sheet.png"), np.full([20, width, 3], grey, np.uint8))
+    result = script("draw_forecast.py", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "out" / "forecast.png")
     assert result.returncode == 0, result.stderr
-    sheet = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_GRAYSCALE)
-    assert sheet.shape[1] == 4 * 68 - 4 and (sheet[22 + 64 + 4 :, -64:] == 60)[:64].all()
+    picture = cv2.imread(str(tmp_path / "out" / "forecast.png"))
+    assert picture.shape == (40, 40, 3) and (picture[:20] == 60).all()
+    assert (picture[20:, :30] == 200).all() and (picture[20:, 30:] == 255).all()
 
-    result = script("draw_forecast.py", tmp_path / "nowhere", "--out", tmp_path / "sheet.png")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    result = script("draw_forecast.py", tmp_path / "nowhere", "--out", tmp_path / "forecast.png")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "sheet.png" in result.stderr
 
 
 def test_the_picture_of_the_network_is_drawn_by_its_script(tmp_path):
