@@ -99,9 +99,7 @@ def parse_schedule(value: Any) -> str:
     """A learning rate over the iterations: stages, "1e-3:20000,5e-4:20000"; "cosine:PEAK:ITERATIONS:WARMUP"; or a name
     of LR_SCHEDULES; empty for none."""
     text = parse_text(value).strip()
-    if text.startswith(f"{COSINE}:") or text == COSINE:
-        lr_cosine(text)
-    elif text and text not in LR_SCHEDULES:
+    if not lr_cosine(text) and text not in LR_SCHEDULES:
         lr_stages(text)
     return text
 

@@ -30,8 +30,8 @@ def start_at_mean(model: nn.Layer, train_set: paddle.io.Dataset) -> None:
     if not hasattr(model, "start_at"):
         raise UserError(f"--start_at_mean True: {type(model).__name__} has no start_at(brightness); leave the flag out")
     sample = spread(train_set, MEAN_CLIPS)
-    sums = [sample[index].astype(np.float64).mean(axis=(0, 1, 2)) for index in range(len(sample))]
-    brightness = [float(mean) for mean in np.mean(sums, axis=0)]
+    means = [sample[index].astype(np.float64).mean(axis=(0, 1, 2)) for index in range(len(sample))]
+    brightness = [float(mean) for mean in np.mean(means, axis=0)]
     model.start_at(brightness)
     logger.info(
         "the decoder's bias begins at the mean of %d training clips: %s",
