@@ -1,20 +1,24 @@
 """Time and memory of a training step and of a forecast, the model against the plain formulation (tests/plain_e3d.py).
 
-    python benchmarks/step_time.py --quick                     one small size, a minute
-    python benchmarks/step_time.py --lengths 8,20,30 --rounds 1  the figures of README.md
-    python benchmarks/step_time.py --lengths 8 --profile       where the time of the model goes
+    python benchmarks/step_time.py --quick                       one small size, a minute
+    python benchmarks/step_time.py --lengths 8,20,30 --rounds 1  the full size
+    python benchmarks/step_time.py --size quickstart             a small network
+    python benchmarks/step_time.py --lengths 8 --profile         where the time of the model goes
 
 Each measurement is a process of its own, so that its peak memory is its own; the implementations take turns. "plain"
 runs with the process settings of src/runtime/process_env.py, as the model does; "unset" is plain with MKL's settings
 but glibc's own allocator, as a program has it that knows nothing of that file. A forecast keeps no gradients. GMAC/s
 counts the multiplications the equations need, 3 times for a step (forward, and two products backward), whoever needs
-more. The peak is that of the whole process, Paddle's libraries (0.3 GB) included.
+more. The peak is that of the whole process, Paddle's libraries (0.3 GB) included; on a GPU that of the card's memory.
+"matrix product" is the speed of a product of two matrices of 1024 x 1024 in the same run, for machines whose speed
+changes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -27,17 +31,29 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+RUSAGE = resource.RUSAGE_SELF
 IMPLEMENTATIONS = ("model", "plain", "unset")
-SIZES = {"img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5}
-QUICK = {"img_width": 32, "patch_size": 4, "num_hidden": "32,32", "filter_size": 3}
+SIZES = {
+    "full": {"img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5},
+    "quickstart": {"img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3},
+    "quickstart_mm": {"img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3},
+    "two_layers": {"img_width": 32, "patch_size": 4, "num_hidden": "32,32", "filter_size": 5},
+    "quick": {"img_width": 32, "patch_size": 4, "num_hidden": "32,32", "filter_size": 3},
+}
+LENGTHS_AND_BATCHES = {  # frames of a clip, frames given, clips in a batch
+    "full": ("8,20,30,50", None, "2"),
+    "quickstart": ("10", 5, "1"),
+    "quickstart_mm": ("20", 10, "2"),
+    "two_layers": ("20", 10, "4"),
+    "quick": ("8", None, "2"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--lengths", default="8,20,30,50", help="frames of a clip, with commas between (default: %(default)s)"
-    )
-    parser.add_argument("--batches", default="2", help="clips in a batch, with commas between (default: %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="full", help="of the network (default: %(default)s)")
+    parser.add_argument("--lengths", help="frames of a clip, with commas between (by the size; full: 8,20,30,50)")
+    parser.add_argument("--batches", help="clips in a batch, with commas between (by the size; full: 2)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each implementation (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=2, help="measured steps of a turn, after one that is not (default: %(default)s)"
@@ -53,7 +69,9 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(arguments.child))))
         return
     if arguments.quick:
-        arguments.lengths, arguments.batches = "8", "2"
+        arguments.size = "quick"
+    lengths, _, batches = LENGTHS_AND_BATCHES[arguments.size]
+    arguments.lengths, arguments.batches = arguments.lengths or lengths, arguments.batches or batches
     units = f"{'s':>6} {'GMAC/s':>7} {'GB':>6}"
     print(f"{'':32}|" + "|".join(f"{who:^23}" for who in IMPLEMENTATIONS) + "| model/plain | model/unset")
     print(f"{'':32}|" + "|".join(f" {units} " for _ in IMPLEMENTATIONS) + 2 * "| time memory ")
@@ -70,7 +88,7 @@ def print_row(arguments: argparse.Namespace, what: str, batch: int, length: int)
         for who in chosen:
             task = {
                 "who": who, "what": what, "batch": batch, "length": length, "steps": arguments.steps,
-                "sizes": QUICK if arguments.quick else SIZES, "profile": arguments.profile,
+                "size": arguments.size, "profile": arguments.profile,
                 "recompute": arguments.recompute and who == "model",
             }  # fmt: skip
             command = [sys.executable, __file__, "--child", json.dumps(task)]
@@ -94,11 +112,12 @@ def print_row(arguments: argparse.Namespace, what: str, batch: int, length: int)
             time_ratio, memory_ratio = (ours / theirs for ours, theirs in zip(measured["model"], measured[other]))
             line += f"| {time_ratio:4.2f} {memory_ratio:6.2f} "
     name = f"{what}, T={length}, B={batch}{', recompute' if arguments.recompute else ''}"
-    print(f"{name:32}{line}", flush=True)
+    products = [result["product"] for results in found.values() for result in results]
+    print(f"{name:32}{line}| matrix product {statistics.median(products):.0f} GMAC/s", flush=True)
 
 
 def measure(
-    who: str, what: str, batch: int, length: int, steps: int, sizes: dict, profile: bool, recompute: bool
+    who: str, what: str, batch: int, length: int, steps: int, size: str, profile: bool, recompute: bool
 ) -> dict:
     """Seconds of each step or forecast, and peak memory in GB, of one implementation in this process."""
     if who == "unset":  # the package without its __init__, which prepares the process
@@ -116,7 +135,9 @@ def measure(
     from tests.plain_e3d import plain_e3d
 
     more = {"recompute": True} if recompute else {}
-    config = Config(input_length=length // 3, total_length=length, batch_size=batch, **sizes, **more)
+    given = LENGTHS_AND_BATCHES[size][1] or length // 3
+    config = Config(input_length=given, total_length=length, batch_size=batch, **SIZES[size], **more)
+    on_gpu = paddle.get_device().startswith("gpu")
     paddle.seed(0)
     model = build_model(config)
     optimizer = paddle.optimizer.SGD(1e-6, parameters=model.parameters())
@@ -135,6 +156,8 @@ def measure(
         else:
             with paddle.no_grad():
                 network().numpy()
+        if on_gpu:
+            paddle.device.synchronize()  # what was started is not done yet
 
     if what == "forecast":
         model.eval()
@@ -151,8 +174,23 @@ def measure(
             once()
         profiler.summary(sorted_by=SortedKeys.CPUTotal, op_detail=True, thread_sep=False, time_unit="ms")
     macs = required_macs(config) * batch * (3 if what == "step" else 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"seconds": seconds, "peak": peak, "macs": macs}
+    peak = paddle.device.cuda.max_memory_allocated() if on_gpu else 1e3 * resource.getrusage(RUSAGE).ru_maxrss
+    return {"seconds": seconds, "peak": peak / 1e9, "macs": macs, "product": matrix_product(on_gpu)}
+
+
+def matrix_product(on_gpu: bool) -> float:
+    """GMAC/s of a product of two matrices of 1024 x 1024, the best of ten."""
+    import paddle
+
+    a = paddle.rand([1024, 1024])
+    fastest = math.inf
+    for _ in range(10):
+        started = time.perf_counter()
+        paddle.matmul(a, a)
+        if on_gpu:
+            paddle.device.synchronize()
+        fastest = min(fastest, time.perf_counter() - started)
+    return 1024**3 / fastest / 1e9
 
 
 def required_macs(config) -> int:

@@ -25,6 +25,16 @@ OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4  # relative L2
 
 
+def as_window(x):
+    """``[B, C, 2, H, W]`` -> ``[B, 2C, H, W]``, as the layers hold it."""
+    return x.reshape([x.shape[0], -1, *x.shape[3:]])
+
+
+def from_window(x):
+    """The inverse of it."""
+    return x.reshape([x.shape[0], -1, 2, *x.shape[2:]])
+
+
 def script(name, *arguments):
     """Run a script of the project; its output is captured."""
     command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]

@@ -6,49 +6,66 @@ import numpy as np
 import paddle
 import pytest
 
-from src.layers.rnn_cell import EideticLSTMCell, History
+from src.layers.recall import History, recall_form
+from src.layers.rnn_cell import EideticLSTMCell
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 from tests.conftest import load_golden, relative_l2
-from tests.helpers import GRADIENT_TOLERANCE, OFFICIAL_EPSILON, OUTPUT_TOLERANCE, kernel_to_tf, network_of, variables_of
+from tests.helpers import (
+    GRADIENT_TOLERANCE,
+    OFFICIAL_EPSILON,
+    OUTPUT_TOLERANCE,
+    as_window,
+    from_window,
+    kernel_to_tf,
+    network_of,
+    variables_of,
+)
 
 
 def to_paddle(array: np.ndarray) -> paddle.Tensor:
-    """(b, window, rows, cols, c) -> [B, C, 2, H, W]."""
-    return paddle.to_tensor(np.ascontiguousarray(array.transpose(0, 4, 1, 2, 3)))
+    """(b, window, rows, cols, c) -> [B, 2C, H, W]."""
+    return paddle.to_tensor(as_window(np.ascontiguousarray(array.transpose(0, 4, 1, 2, 3))))
 
 
 def from_paddle(tensor: paddle.Tensor) -> np.ndarray:
-    return tensor.numpy().transpose(0, 2, 3, 4, 1)
+    return from_window(tensor.numpy()).transpose(0, 2, 3, 4, 1)
 
 
 @pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])
-def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name):
+def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, form):
     golden = load_golden(name)
     settings = json.loads(str(golden["config"]))
     cell = EideticLSTMCell(
         settings["in_ch"], settings["hidden"], settings["filter"], norm_epsilon=OFFICIAL_EPSILON
     )
     load_tf_variables(cell, variables_of(golden))
-    names = ("inputs", "hidden", "cell", "global_memory", "eidetic_cell")
-    inputs = {key: to_paddle(golden[f"in.{key}"]) for key in names}
-    for tensor in inputs.values():
+    names = ("inputs", "hidden", "cell", "global_memory")
+    inputs = [to_paddle(golden[f"in.{key}"]) for key in names]
+    number = golden["in.eidetic_cell"].shape[1] // 2  # the history: windows one after the other
+    past = [to_paddle(part) for part in np.split(golden["in.eidetic_cell"], number, axis=1)]
+    for tensor in (*inputs, *past):
         tensor.stop_gradient = False
 
-    outputs = cell(*(inputs[key] for key in names[:4]), History().append(inputs["eidetic_cell"]))
+    history = History(form=recall_form(inputs[2], number))
+    for window in past:
+        history = history.append(window)
+    outputs = cell(*inputs, history)
 
     scalar = 0.0
     for key, output in zip(("output", "new_cell", "new_global_memory"), outputs):
         np.testing.assert_allclose(from_paddle(output), golden[f"out.{key}"], rtol=0, atol=OUTPUT_TOLERANCE)
         scalar = scalar + (output * to_paddle(golden[f"weight.{key}"])).sum()
     scalar.backward()
-    for key, tensor in inputs.items():
-        assert relative_l2(from_paddle(tensor.grad), golden[f"grad_in.{key}"]) < GRADIENT_TOLERANCE, key
+    gradients = {key: from_paddle(tensor.grad) for key, tensor in zip(names, inputs)}
+    gradients["eidetic_cell"] = np.concatenate([from_paddle(window.grad) for window in past], axis=1)
+    for key, gradient in gradients.items():
+        assert relative_l2(gradient, golden[f"grad_in.{key}"]) < GRADIENT_TOLERANCE, key
     for key, parameter in tf_parameters(cell).items():
         assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
 
 
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
-def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name):
+def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name, form):
     golden = load_golden(name)
     model, settings, patches = network_of(golden)
 

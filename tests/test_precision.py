@@ -12,7 +12,6 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from paddle import nn
 from paddle.base.framework import _dygraph_tracer
 
 from scripts.export_model import PROGRAM, export
@@ -24,6 +23,7 @@ from src.data_provider.loader import train_batches
 from src.errors import Diverged, UserError
 from src.layers import rnn_cell
 from src.layers.precision import autocast, convolve, precision_in_force
+from src.layers.window_conv import window_kernel
 from src.models.model_factory import build_model
 from src.runtime.device import HALF_TYPES, amp_settings, check_precision
 from src.runtime.signals import Stopped
@@ -33,7 +33,7 @@ from src.utils.loss_scale import GROWTH_INTERVAL, LARGEST, PATIENCE, SMALLEST, L
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from tests.conftest import assert_same_weights, relative_l2, settings_for, trained, weights_of
-from tests.helpers import assert_same_checkpoint, losses_of, stop_after
+from tests.helpers import assert_same_checkpoint, from_window, losses_of, stop_after
 from tests.plain_e3d import recall as plain_recall
 
 SETTINGS = {
@@ -75,36 +75,34 @@ def gradient_error(found, expected):
     return relative_l2(*together)
 
 
-def exact_norm(x, layer):
+def exact_norm(x, gain, shift, epsilon):
     x = x.astype("float64")
     axes = tuple(range(1, x.ndim))
-    x = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + layer._epsilon)
+    x = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + epsilon)
     shape = [1, -1] + [1] * (x.ndim - 2)
-    return x * layer.weight.numpy().reshape(shape) + layer.bias.numpy().reshape(shape)
+    return x * gain.reshape(shape) + shift.reshape(shape)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", HALF)
 def test_convolutions_get_half_numbers_and_everything_else_float32(monkeypatch, precision, recompute):
     model, frames, flags = network_and_clips(recompute=recompute)
-    seen = {"conv2d": 0, "conv3d": 0, "norm": 0, "recall": 0}
+    seen = {"conv2d": 0, "norm": 0, "recall": 0}
 
-    def watch_convolution(name):
-        original = getattr(F, name)
+    def watch_convolution(x, weight, *arguments, **settings):
+        seen["conv2d"] += 1
+        assert is_half(x, precision) and is_half(weight, precision)
+        out = original_convolution(x, weight, *arguments, **settings)
+        assert out.dtype == paddle.float32
+        return out
 
-        def convolution(x, weight, *arguments, **settings):
-            seen[name] += 1
-            assert is_half(x, precision) and is_half(weight, precision)
-            out = original(x, weight, *arguments, **settings)
-            assert out.dtype == paddle.float32
-            return out
-
-        monkeypatch.setattr(F, name, convolution)
-
-    def watch_norm(layer, inputs, output):
+    def watch_norm(x, gain, shift, epsilon):
         seen["norm"] += 1
-        assert inputs[0].dtype == output.dtype == paddle.float32
-        np.testing.assert_allclose(output.numpy(), exact_norm(inputs[0].numpy(), layer), rtol=0, atol=1e-5)
+        out = original_norm(x, gain, shift, epsilon)
+        assert x.dtype == out.dtype == paddle.float32
+        exact = exact_norm(x.numpy(), gain.numpy(), shift.numpy(), epsilon)
+        np.testing.assert_allclose(out.numpy(), exact, rtol=0, atol=1e-5)
+        return out
 
     def watch_recall(r, history):
         seen["recall"] += 1
@@ -113,25 +111,22 @@ def test_convolutions_get_half_numbers_and_everything_else_float32(monkeypatch, 
             assert tensor.dtype == paddle.float32 and not is_half(tensor, precision)
         # A score rounded to half precision shows here: exp makes of it an error of the size of its own.
         keys = [paddle.zeros([2, 8, history.zeros]), *history.blocks]
-        assert relative_l2(out.numpy(), plain_recall(r, paddle.concat(keys, axis=2)).numpy()) < 1e-5
+        exact = plain_recall(from_window(r), paddle.concat(keys, axis=2))
+        assert relative_l2(from_window(out).numpy(), exact.numpy()) < 1e-5
         return out
 
-    original_recall = rnn_cell.recall
+    original_convolution, original_norm, original_recall = F.conv2d, rnn_cell.layer_norm, rnn_cell.recall
     with monkeypatch.context() as patches:
-        monkeypatch = patches
-        for name in ("conv2d", "conv3d"):
-            watch_convolution(name)
+        patches.setattr(F, "conv2d", watch_convolution)
+        patches.setattr(rnn_cell, "layer_norm", watch_norm)
         # The first step has nothing to recall.
         patches.setattr(rnn_cell, "recall", lambda r, h: watch_recall(r, h) if h.blocks else original_recall(r, h))
-        for layer in model.sublayers():
-            if isinstance(layer, nn.GroupNorm):
-                layer.register_forward_post_hook(watch_norm)
         with autocast(precision):
             predictions = model(frames, flags)
         loss = prediction_loss(predictions, frames)
         forward = dict(seen)
-        # 6 steps of 2 layers; a window convolution is two conv2d, the recall begins with the second step.
-        assert forward == {"conv2d": 6 * 2 * 4 * 2, "conv3d": 6 * 3, "norm": 6 * 2 * 4, "recall": 5 * 2}
+        # 6 steps of 2 layers, and a decoder. The first step has no h, no history, and in its first layer no m.
+        assert forward == {"conv2d": 6 * (2 * 5 + 1) - 3, "norm": 6 * 2 * 4 - 3, "recall": 5 * 2}
         loss.backward()
         assert seen == {name: count * (2 if recompute else 1) for name, count in forward.items()}
     assert predictions.dtype == loss.dtype == paddle.float32
@@ -143,25 +138,27 @@ def test_between_its_convolutions_a_cell_is_exact(monkeypatch, precision):
     """The equations in float64, given what the convolutions found: gates and states rounded to half would show."""
     paddle.seed(2)
     cell = rnn_cell.EideticLSTMCell(in_channels=6, hidden_channels=8, filter_size=3)
-    x, h, c, m = (paddle.randn([2, channels, 2, 4, 5]) for channels in (6, 8, 8, 8))
+    x, h, c, m = (paddle.randn([2, 2 * channels, 4, 5]) for channels in (6, 8, 8, 8))
     history = rnn_cell.History(zeros=40).append(c).append(h)
     found = {}
 
     def keep(name, tensor):
         assert tensor.dtype == paddle.float32
-        found[name] = tensor.numpy().astype("float64")
+        found[name] = from_window(tensor.numpy()).astype("float64")
         return tensor
 
     original = rnn_cell.window_conv
-    monkeypatch.setattr(rnn_cell, "window_conv", lambda cm, pieces: keep("o", original(cm, pieces)))
-    for name in ("h", "x", "m", "cm"):
-        layer = getattr(cell, f"conv_{name}")
-        layer.register_forward_post_hook(lambda layer, inputs, output, name=name: keep(name, output))
     with autocast(precision):
-        states = [state.numpy() for state in cell(x, h, c, m, history)]
+        weights = cell.prepared_weights(2, 4, 5)
+        names = {id(weights[name]): name for name in ("h", "x", "m", "o", "cm")}
+        monkeypatch.setattr(rnn_cell, "window_conv", lambda x, kernel: keep(names[id(kernel)], original(x, kernel)))
+        states = [from_window(state.numpy()) for state in cell(x, h, c, m, history, weights)]
+    c, h = from_window(c), from_window(h)
 
     def split(name, parts):
-        return np.split(exact_norm(found[name], getattr(cell, f"norm_{name}")), parts, axis=1)
+        norm = getattr(cell, f"norm_{name}")
+        normed = exact_norm(found[name], norm.weight.numpy(), norm.bias.numpy(), cell.norm_epsilon)
+        return np.split(normed, parts, axis=1)
 
     def sigmoid(value):
         return 1 / (1 + np.exp(-value))
@@ -173,10 +170,12 @@ def test_between_its_convolutions_a_cell_is_exact(monkeypatch, precision):
     keys = np.concatenate([np.zeros([2, 8, 40]), *(tensor.numpy().reshape([2, 8, 40]) for tensor in (c, h))], axis=2)
     weights = np.exp(np.einsum("bnp,bnq->bpq", r, keys))
     recalled = np.einsum("bpq,bnq->bnp", weights / weights.sum(2, keepdims=True), keys).reshape([2, 8, 2, 4, 5])
-    new_c = exact_norm(c.numpy() + recalled, cell.norm_c) + sigmoid(i_x + i_h) * np.tanh(g_x + g_h)
+    gain, shift = cell.norm_c.weight.numpy(), cell.norm_c.bias.numpy()
+    new_c = exact_norm(c.numpy() + recalled, gain, shift, cell.norm_epsilon) + sigmoid(i_x + i_h) * np.tanh(g_x + g_h)
     new_m = sigmoid(fm_x + f_m + 1) * np.tanh(m_m) + sigmoid(im_x + i_m) * np.tanh(gm_x + g_m)
     bias = (cell.conv_co.bias + cell.conv_mo.bias).numpy().reshape([1, -1, 1, 1, 1])
-    new_h = np.tanh(found["cm"]) * sigmoid(np.tanh(o_x + o_h + found["o"] + bias))
+    cm = found["cm"] + cell.conv_cm.bias.numpy().reshape([1, -1, 1, 1, 1])
+    new_h = np.tanh(cm) * sigmoid(np.tanh(o_x + o_h + found["o"] + bias))
     for state, exact in zip(states, (new_h, new_c, new_m)):
         np.testing.assert_allclose(state, exact, rtol=0, atol=1e-5)
 
@@ -207,8 +206,11 @@ def test_operands_result_and_gradients_are_rounded_and_the_sum_over_steps_is_not
     assert not is_half(weight.grad, precision)
 
 
-def test_without_half_precision_a_cpu_filters_as_before_and_autocast_changes_no_bit(monkeypatch):
-    monkeypatch.setattr(F, "conv2d", None)
+def test_without_half_precision_a_cpu_filters_and_autocast_changes_no_bit():
+    weight = paddle.zeros([256, 64, 2, 5, 5])
+    for precision, filtered in (("fp32", True), ("bf16", False), ("fp16", False)):
+        with autocast(precision):
+            assert isinstance(window_kernel(weight, 1, 16, 16), tuple) == filtered
     plain, gradients = predictions_and_gradients("fp32")
     model, frames, flags = network_and_clips()
     np.testing.assert_array_equal(model(frames, flags).numpy(), plain)
@@ -236,7 +238,7 @@ def test_computing_steps_again_is_in_the_same_precision(precision):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """The way of a GPU, run on the CPU: within a stand-in for Paddle's auto_cast conv2d and conv3d give half tensors.
+    """The way of a GPU, run on the CPU: within a stand-in for Paddle's auto_cast conv2d gives half tensors.
 
     The CPU has no kernels for half tensors, so one that gets anywhere else ends in an error.
     """
@@ -250,20 +252,14 @@ def gpu(monkeypatch):
         yield
         state["dtype"] = before
 
-    def casting(name):
-        original = getattr(F, name)
+    def convolution(x, weight, **settings):
+        if state["dtype"] is None:
+            return original(x, weight, **settings)
+        x, weight = (tensor.astype(state["dtype"]).astype("float32") for tensor in (x, weight))
+        return original(x, weight, **settings).astype(state["dtype"])
 
-        def convolution(x, weight, **settings):
-            if state["dtype"] is None:
-                return original(x, weight, **settings)
-            x, weight = (tensor.astype(state["dtype"]).astype("float32") for tensor in (x, weight))
-            return original(x, weight, **settings).astype(state["dtype"])
-
-        return convolution
-
-    state = {"dtype": None}
-    for name in ("conv2d", "conv3d"):
-        monkeypatch.setattr(F, name, casting(name))
+    original, state = F.conv2d, {"dtype": None}
+    monkeypatch.setattr(F, "conv2d", convolution)
     monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
     monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
     for module in ("precision", "window_conv"):
@@ -284,12 +280,12 @@ def test_the_way_of_the_gpu_gives_the_same_bits_as_the_emulation(request, precis
 
 
 @pytest.mark.parametrize("precision", HALF)
-def test_paddle_makes_of_the_lists_that_the_two_convolutions_alone_are_cast(precision):
+def test_paddle_makes_of_the_lists_that_convolutions_alone_are_cast(precision):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="amp_guard can only be enabled")  # on a CPU only the lists are set
         with paddle.amp.auto_cast(**amp_settings(precision)):
             white, black = _dygraph_tracer()._get_amp_op_list()
-    assert set(white) == {"conv2d", "conv3d"} and not {"conv2d", "conv3d"} & set(black)
+    assert set(white) == {"conv2d"} and "conv2d" not in black
     assert {"matmul", "matmul_v2", "einsum", "exp", "softmax", "group_norm"} <= set(black)
 
 
@@ -438,6 +434,7 @@ def test_each_step_of_reverse_input_is_skipped_on_its_own(fp16, monkeypatch):
 def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, monkeypatch, precision):
     """The scale begins too high, so steps are skipped, and soon grows again."""
     monkeypatch.setattr(loss_scale_module, "GROWTH_INTERVAL", 4)
+    monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**23, 0, 0, 0))
     common = {
         "precision": precision, "optimizer": "adam", "max_iterations": 12, "snapshot_interval": 5, "test_interval": 6,
         "reverse_input": True, "ema": 0.9, "seed": 1,

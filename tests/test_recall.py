@@ -12,9 +12,10 @@ from scripts import export_model, predict_exported
 from src.config import Config
 from src.layers import recall as recall_module
 from src.layers import rnn_cell
-from src.layers.recall import History, plain_recall, recall, steps_back
+from src.layers.recall import History, by_position, plain_recall, recall, steps_back
 from src.models.model_factory import build_model
 from src.utils.preprocess import reshape_patch, reshape_patch_back
+from tests.helpers import as_window, from_window
 
 SHAPE = [2, 8, 2, 3, 2]  # of a cell
 POSITIONS = 2 * 3 * 2
@@ -84,13 +85,15 @@ def change_score(monkeypatch, name, bound=float("inf")):
     monkeypatch.setattr(recall_module, "SCORE_USES_POSITIONS", name == "local")
 
 
-@pytest.fixture(params=[1, 2, 100])
-def group(request, monkeypatch):
-    """Blocks at a time: one as on a CPU, or several, or all, as on a GPU."""
+@pytest.fixture(params=["plain", "again", 1, 2, 100])
+def empty_history(request, monkeypatch):
+    """Of each form of the recall; in blocks one at a time, as on a CPU, or several, or all, as on a GPU."""
+    if isinstance(request.param, str):
+        return History(zeros=POSITIONS, form=request.param)
     if request.param > 1:
         monkeypatch.setattr(recall_module, "on_cpu", lambda x: False)
         monkeypatch.setattr(recall_module, "GPU_SCORES", request.param * SHAPE[0] * POSITIONS**2)
-    return request.param
+    return History(zeros=POSITIONS)
 
 
 def query_and_cells():
@@ -117,30 +120,32 @@ def test_the_plain_form_follows_the_score(monkeypatch, name):
 
 @pytest.mark.parametrize("bound", [10.0, float("inf")])  # without and with a search for the largest score
 @pytest.mark.parametrize("name", SCORES)
-def test_the_blockwise_form_follows_the_score_forward_and_backward(monkeypatch, group, name, bound):
+def test_every_form_follows_the_score_forward_and_backward(monkeypatch, empty_history, name, bound):
     change_score(monkeypatch, name, bound)
     r, cells = query_and_cells()
-    history = History(zeros=POSITIONS)
+    history = empty_history
     for cell in cells:
-        history = history.append(cell)
-    found = recall(r, history)
+        history = history.append(as_window(cell))
+    found = from_window(recall(as_window(r), history))
     expected = plain_recall(r.flatten(2), with_zero_state(cells)).reshape(SHAPE)
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5)
     weights = paddle.randn(SHAPE)
     for one, other in zip(paddle.grad(found, [r, *cells], weights), paddle.grad(expected, [r, *cells], weights)):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=2e-5)
     monkeypatch.undo()
-    assert np.abs(recall(r, history).numpy() - expected.numpy()).max() > 1e-2  # another score is another recall
+    usual = from_window(recall(as_window(r), history))
+    assert np.abs(usual.numpy() - expected.numpy()).max() > 1e-2  # another score is another recall
 
 
 def test_a_scale_needs_no_other_bound(monkeypatch):
     change_score(monkeypatch, "scaled", bound=None)
     r, cells = query_and_cells()
-    history = History(zeros=POSITIONS).append(cells[0])
+    history = History(zeros=POSITIONS).append(as_window(cells[0]))
     keys = with_zero_state(cells[:1])
     assert 0 < float(scaled(r.flatten(2), keys, 1).abs().max()) < history.score_bound
     expected = plain_recall(r.flatten(2), keys).reshape(SHAPE)
-    np.testing.assert_allclose(recall(r, history).numpy(), expected.numpy(), rtol=0, atol=1e-5)
+    found = from_window(recall(as_window(r), history))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5)
 
 
 def small_network(**settings):
@@ -152,7 +157,7 @@ def small_network(**settings):
 
 
 @pytest.mark.parametrize(("name", "recompute"), [("scaled", False), ("masked", True), ("local", False)])
-def test_the_network_follows_the_score_forward_and_backward(monkeypatch, name, recompute):
+def test_the_network_follows_the_score_forward_and_backward(monkeypatch, form, name, recompute):
     network, config = small_network(recompute=recompute)
     frames, flags = paddle.rand([2, 8, 3, 3, 16]), paddle.zeros([2, 4])
 
@@ -166,8 +171,9 @@ def test_the_network_follows_the_score_forward_and_backward(monkeypatch, name, r
     def plainly(r, history):
         if not history.blocks:
             return r * 0.0
-        zeros = paddle.zeros([*r.shape[:2], history.zeros])
-        return plain_recall(r.flatten(2), paddle.concat([zeros, *history.blocks], axis=2)).reshape(r.shape)
+        queries = by_position(r)
+        zeros = paddle.zeros([*queries.shape[:2], history.zeros])
+        return plain_recall(queries, paddle.concat([zeros, *history.blocks], axis=2)).reshape(r.shape)
 
     usual, _ = predictions_and_gradients()
     change_score(monkeypatch, name)

@@ -1,4 +1,4 @@
-"""The precision of the convolutions: the operands and results of conv2d and conv3d in half precision, nothing else.
+"""The precision of the convolutions: the operands and results of conv2d in half precision, nothing else.
 
 Norms, the recall, gates, states, loss and metrics stay in float32, as do the weights and the sum of their gradients
 over the time steps: :func:`convolve` takes float32 and gives float32. The scores of the recall reach 70, where bfloat16
@@ -11,11 +11,9 @@ type, and the arithmetic between, which adds up in float32 on a GPU too, is floa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import paddle
-import paddle.nn.functional as F
-from paddle import nn
 
 from src.runtime.device import HALF_TYPES, amp_settings
 
@@ -55,7 +53,7 @@ def _paddle_auto_cast(before: str, precision: str) -> contextlib.AbstractContext
 def convolve(
     convolution: Callable[..., paddle.Tensor], x: paddle.Tensor, weight: paddle.Tensor, **settings
 ) -> paddle.Tensor:
-    """``convolution(x, weight, **settings)`` of F.conv2d or F.conv3d, in the precision in force.
+    """``convolution(x, weight, **settings)`` of F.conv2d, in the precision in force.
 
     The weight is cast at each call, so that what the time steps add to its gradient is summed in float32.
 
@@ -76,27 +74,3 @@ def convolve(
 def _rounded(x: paddle.Tensor) -> paddle.Tensor:
     """The nearest numbers of the half type in force, in float32; the gradient is rounded on its way back."""
     return x.astype(HALF_TYPES[_in_force]).astype("float32")
-
-
-class Conv3D(nn.Conv3D):
-    """Paddle's layer in the precision in force, without padding.
-
-    Parameters:
-        in_channels (int), out_channels (int): channels.
-        kernel_size (int or three), stride (int or three): frames, rows and columns.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-    ) -> None:
-        initializer = nn.initializer.XavierUniform()
-        super().__init__(in_channels, out_channels, kernel_size, stride, weight_attr=initializer)
-        self.stride = stride
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        out = convolve(F.conv3d, x, self.weight, stride=self.stride)
-        return out + self.bias.reshape([1, -1, 1, 1, 1])

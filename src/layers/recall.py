@@ -1,15 +1,17 @@
 """RECALL(r, K) = softmax(r K^T) K, the attention of the eidetic cell over its whole history.
 
-The file has two forms of it. :func:`plain_recall` is the equation. It keeps all scores of a step, a matrix of positions
-x history positions, for the backward pass; at 30 frames they take nearly all of the memory. The blockwise form below it
-trains the network. It holds one block of scores at a time, that of one step of the history (of several on a GPU):
-numerator and denominator of the softmax are sums over the blocks, and the backward pass computes each block again. The
-exported program uses the plain form, and the tests compare the blockwise form with it. Small problems gain nothing from
-the plain form: a training step of two layers of 32 on a grid of 8 x 8 (T = 20, B = 4) takes 1.7 s with either, one of
-two layers of 8 on 4 x 4 (T = 6, B = 2) 0.06 s.
+:func:`plain_recall` is the equation. Its scores are a matrix of positions x history positions at each step. Kept for
+the backward pass they take nearly all of the memory at 30 frames, so there are three ways, chosen by
+:func:`recall_form`:
 
-To try another score (a scale, a bias, a mask), change these three, which stand together. Both forms and the exported
-program follow, gradients included.
+- "plain": the equation with its scores kept, where they are few, and in the exported program.
+- "again": the equation, computed again in the backward pass, on a GPU: few operators.
+- "blocks": one block of scores at a time, that of one step of the history (of several on a GPU). Numerator and
+  denominator of the softmax are sums over the blocks, and the backward pass computes each block again. A CPU's cache
+  holds a block.
+
+To try another score (a scale, a bias, a mask), change these three, which stand together. All three ways and the
+exported program follow, gradients included.
 
 1. :func:`score`: any operations that Paddle can differentiate. A score of minus infinity masks a key; each query needs
    at least one key that is not masked.
@@ -53,7 +55,8 @@ def score_bound(keys: paddle.Tensor) -> float:
     """What no absolute score exceeds, for any r in (0, 1), these keys ``[B, n, P]`` and any ``newest``.
 
     Masked keys do not count. For r K^T it is the sum of a key's positive numbers, or of its negative ones if that is
-    larger. It is called for the keys of each step on a CPU; on a GPU the largest score is always subtracted.
+    larger. It is called by "blocks" for the keys of each step on a CPU; on a GPU the largest score is always
+    subtracted.
     """
     return float((keys.abs().sum(axis=1) + keys.sum(axis=1).abs()).max() / 2)
 
@@ -65,7 +68,7 @@ def steps_back(queries: paddle.Tensor, keys: paddle.Tensor, newest: int) -> padd
 
 
 def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
-    """softmax(score) K: the equation, all scores at once. For a static graph, and to test the blockwise form against.
+    """softmax(score) K: the equation, all scores at once.
 
     Args:
         queries: r ``[B, n, P]``.
@@ -81,7 +84,24 @@ def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be subtracted first.
 SAFE_SCORE = 70.0
-GPU_SCORES = 2**24  # at a time on a GPU, 67 MB: with 128 pixels, patches of 8 and B = 4 those of 16 steps
+CPU_KEPT_SCORES = 2**23  # of all the steps of a clip: what "plain" keeps of a layer in 64 MB, scores and softmax
+GPU_SCORES = 2**26  # at a time on a GPU, 268 MB; with 128 pixels, patches of 8 and B = 4 a step of 64 frames
+
+
+def recall_form(state: paddle.Tensor, steps: int) -> str:
+    """The form that is fastest within a bounded memory: plain, again or blocks.
+
+    Args:
+        state: any of a layer, ``[B, 2n, H, W]``.
+        steps: of the whole unrolled network.
+    """
+    if not paddle.in_dynamic_mode():  # a static graph can hold no PyLayer
+        return "plain"
+    batch, _, rows, columns = state.shape
+    scores = batch * (2 * rows * columns) ** 2  # of one step of the history
+    if on_cpu(state):
+        return "plain" if scores * steps * (steps + 1) // 2 <= CPU_KEPT_SCORES else "blocks"
+    return "again" if scores * steps <= GPU_SCORES else "blocks"
 
 
 class History:
@@ -92,20 +112,23 @@ class History:
     Parameters:
         zeros (int): positions of the history that are zero, as those of the state of step 0, which stay in it for good.
             They are older than all the blocks and stand in none of them.
+        form (str): of :func:`recall_form`.
     """
 
-    def __init__(self, zeros: int = 0) -> None:
-        self.zeros = zeros
+    def __init__(self, zeros: int = 0, form: str = "blocks") -> None:
+        self.zeros, self.form = zeros, form
         self.blocks: list[paddle.Tensor] = []
-        # The same numbers, without a gradient, and a row of ones below, ``[B, n+1, P]``: with it the denominator of the
-        # softmax is part of the product that makes the numerator.
+        # What "blocks" needs beside them. The same numbers, without a gradient, and a row of ones below,
+        # ``[B, n+1, P]``: with it the denominator of the softmax is part of the product that makes the numerator.
         self.values: list[paddle.Tensor] = []
         self.score_bound: float | None = 0.0  # the largest score_bound of the blocks; None: not known
 
     def append(self, cell: paddle.Tensor) -> History:
-        """The history with one more cell ``[B, n, 2, H, W]``."""
-        keys = cell.flatten(2)  # (B, n, P)
+        """The history with one more cell ``[B, 2n, H, W]``, a window in the layout of window_conv.py."""
+        keys = by_position(cell)  # (B, n, P)
         longer = self.with_blocks([*self.blocks, keys])
+        if self.form != "blocks":
+            return longer
         with paddle.no_grad():
             ones = paddle.ones([keys.shape[0], 1, keys.shape[2]], dtype=keys.dtype)
             longer.values = [*self.values, paddle.concat([keys, ones], axis=1)]
@@ -117,7 +140,7 @@ class History:
 
     def with_blocks(self, blocks: list[paddle.Tensor]) -> History:
         """The same history in other tensors of the same values."""
-        other = History(self.zeros)
+        other = History(self.zeros, self.form)
         other.blocks, other.values, other.score_bound = blocks, self.values, self.score_bound
         return other
 
@@ -128,19 +151,58 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
     One softmax over all positions in space, window and time.
 
     Args:
-        r: recall gate ``[B, n, 2, H, W]``, in (0, 1).
+        r: recall gate ``[B, 2n, H, W]``, in (0, 1), a window in the layout of window_conv.py.
         history: the layer's cells of the steps before.
 
     Returns:
-        ``[B, n, 2, H, W]``.
+        ``[B, 2n, H, W]``.
     """
     if not history.blocks:
         return r * 0.0  # no constant: Paddle 2.6 fails at the gradient of a norm whose input has none
-    queries = r.flatten(2)  # (B, n, P)
-    if not paddle.in_dynamic_mode():  # a static graph can hold no PyLayer
-        keys = F.pad(paddle.concat(history.blocks, axis=2), [history.zeros, 0], data_format="NCL")
-        return plain_recall(queries, keys).reshape(r.shape)
-    return _BlockwiseRecall.apply(queries, history, *history.blocks).reshape(r.shape)
+    queries = by_position(r)  # (B, n, P)
+    if history.form == "plain":
+        recalled = plain_recall(queries, _all_keys(history.blocks, history.zeros))
+    elif history.form == "again":
+        recalled = _RecallAgain.apply(queries, history.zeros, *history.blocks)
+    else:
+        recalled = _BlockwiseRecall.apply(queries, history, *history.blocks)
+    return recalled.reshape(r.shape)
+
+
+def by_position(window: paddle.Tensor) -> paddle.Tensor:
+    """``[B, 2n, H, W]`` -> ``[B, n, P]``."""
+    return window.reshape([0, window.shape[1] // 2, -1])
+
+
+def _all_keys(blocks: Sequence[paddle.Tensor], zeros: int) -> paddle.Tensor:
+    """``[B, n, S]``, the zero state's included."""
+    if zeros:
+        batch, n, _ = blocks[0].shape
+        blocks = [paddle.zeros([batch, n, zeros], dtype=blocks[0].dtype), *blocks]
+    return paddle.concat(blocks, axis=2) if len(blocks) > 1 else blocks[0]
+
+
+class _RecallAgain(PyLayer):
+    """Queries ``[B, n, P]``, the number of zeros, blocks of keys -> ``[B, n, P]``. Keeps its inputs alone."""
+
+    @staticmethod
+    def forward(ctx, queries, zeros, *blocks):
+        ctx.constant = queries.stop_gradient, *(keys.stop_gradient for keys in blocks)
+        ctx.zeros = zeros
+        ctx.save_for_backward(queries, *blocks)
+        return plain_recall(queries, _all_keys(blocks, zeros))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        queries, *blocks = ctx.saved_tensor()
+        queries, keys = _leaf(queries), _leaf(_all_keys(blocks, ctx.zeros))
+        with paddle.enable_grad():
+            recalled = plain_recall(queries, keys)
+        recalled.backward(gradient)
+        sizes = [ctx.zeros] * (ctx.zeros > 0) + [block.shape[2] for block in blocks]
+        key_gradients = paddle.split(keys.grad, sizes, axis=2)[-len(blocks) :]  # not that of the zero state
+        found = [queries.grad, *key_gradients]
+        return tuple(None if constant else f for f, constant in zip(found, ctx.constant))
 
 
 class _BlockwiseRecall(PyLayer):

@@ -11,22 +11,25 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from src.layers.precision import Conv3D
 from src.layers.recall import History, recall
-from src.layers.window_conv import WindowConv, split_kernel, window_conv
+from src.layers.window_conv import WINDOW, Kernel, both_frames, conv3d, window_conv, window_kernel
 
 
-def layer_norm(channels: int, epsilon: float) -> nn.GroupNorm:
-    """Layer norm over all axes but the batch, gain and shift per channel: a GroupNorm with one group.
-
-    N(x) = gain * (x - mean) / sqrt(variance + epsilon) + shift. Nothing in it depends on the image size, and Paddle has
-    one fused kernel for it.
+def layer_norm(x: paddle.Tensor, gain: paddle.Tensor, shift: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """N(x) = gain * (x - mean) / sqrt(variance + epsilon) + shift, over all axes but the batch: a group norm with one
+    group, for which Paddle has a fused kernel. Nothing in it depends on the image size.
 
     With a small epsilon the norm blows the small numbers of an untrained network (0.05 to 0.3) up to a variance of 1.
     The gates are half saturated then, and the network learns slowly. With epsilon = 1 it leaves what is smaller than 1
     nearly as it is and still bounds what is larger (docs/recipe.md).
+
+    Args:
+        x: ``[B, channels, H, W]``.
+        gain, shift: ``[channels]``.
     """
-    return nn.GroupNorm(num_groups=1, num_channels=channels, epsilon=epsilon)
+    if hasattr(F, "group_norm"):
+        return F.group_norm(x, 1, epsilon, gain, shift)
+    return paddle._C_ops.group_norm(x, gain, shift, epsilon, 1, "NCHW")  # Paddle 2.6 has only the layer
 
 
 class EideticLSTMCell(nn.Layer):
@@ -54,14 +57,16 @@ class EideticLSTMCell(nn.Layer):
         norm_epsilon (float): epsilon of the norms.
 
     Inputs:
-        - x ``[B, in_channels, 2, H, W]``: window of the layer below (or of two frames).
-        - h, c ``[B, n, 2, H, W]``: hidden and cell of this layer, step t-1.
-        - m ``[B, n, 2, H, W]``: memory of the layer below at step t; for layer 0 that of the last layer at step t-1.
+        - x ``[B, 2*in_channels, H, W]``: window of the layer below (or of two frames); the layout is that of
+          window_conv.py, here and below.
+        - h, c ``[B, 2n, H, W]``: hidden and cell of this layer, step t-1.
+        - m ``[B, 2n, H, W]``: memory of the layer below at step t; for layer 0 that of the last layer at step t-1.
+          h and m may be None for zeros, as at the first step; nothing is multiplied then.
         - history (History): this layer's cells of the steps before.
-        - kernel_slices: of :meth:`kernel_slices`, where many steps share it; made anew where it is None.
+        - weights: of :meth:`prepared_weights`, where many steps share them; made anew where it is None.
 
     Returns:
-        h', c', m', each ``[B, n, 2, H, W]``.
+        h', c', m', each ``[B, 2n, H, W]``.
 
     Examples:
         .. code-block:: python
@@ -69,8 +74,8 @@ class EideticLSTMCell(nn.Layer):
             import paddle
             from src.layers.rnn_cell import EideticLSTMCell, History
             cell = EideticLSTMCell(in_channels=16, hidden_channels=8, filter_size=3)
-            x = paddle.randn([2, 16, 2, 6, 6])
-            state = paddle.zeros([2, 8, 2, 6, 6])
+            x = paddle.randn([2, 2 * 16, 6, 6])
+            state = paddle.zeros([2, 2 * 8, 6, 6])
             h, c, m = cell(x, state, state, state, history=History(zeros=2 * 6 * 6))
     """
 
@@ -83,59 +88,82 @@ class EideticLSTMCell(nn.Layer):
         norm_epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
-        n, k = hidden_channels, filter_size
+        n = hidden_channels
         self.in_channels, self.hidden_channels, self.filter_size = in_channels, hidden_channels, filter_size
+        self.layer_norm, self.norm_epsilon = layer_norm, norm_epsilon
+        size = WINDOW, filter_size, filter_size
 
         # No bias before a norm: at step 0 the states are zero, a bias would be all the norm sees, and its first
         # gradient is 1e4 to 1e5 times that of the rest (measured: global norm 2.6e8 against 5e3 without): one step of
         # SGD ruins the weights. The norm's shift does the bias's work.
-        bias = not layer_norm
-        self.conv_h, self.norm_h = WindowConv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
-        self.conv_x, self.norm_x = WindowConv(in_channels, 7 * n, k, bias), _norm(7 * n, layer_norm, norm_epsilon)
-        self.conv_m, self.norm_m = WindowConv(n, 4 * n, k, bias), _norm(4 * n, layer_norm, norm_epsilon)
-        self.norm_c = _norm(n, True, norm_epsilon)
-        self.conv_co = WindowConv(n, n, k)
-        self.conv_mo = WindowConv(n, n, k)
-        self.conv_cm = Conv3D(2 * n, n, kernel_size=1)  # W_1x1x1
+        for name, channels, outputs in (("h", n, 4 * n), ("x", in_channels, 7 * n), ("m", n, 4 * n)):
+            setattr(self, f"conv_{name}", conv3d(channels, outputs, size, bias=not layer_norm))
+            setattr(self, f"norm_{name}", nn.GroupNorm(1, outputs, norm_epsilon) if layer_norm else nn.Identity())
+        self.norm_c = nn.GroupNorm(1, n, norm_epsilon)
+        self.conv_co = conv3d(n, n, size)
+        self.conv_mo = conv3d(n, n, size)
+        self.conv_cm = conv3d(2 * n, n, (1, 1, 1))  # W_1x1x1
 
-    def kernel_slices(self) -> dict[str, paddle.Tensor]:
-        """The kernels as the convolutions want them; the same for all the steps of a forward pass."""
-        slices = {name: getattr(self, f"conv_{name}").kernel_slices() for name in ("h", "x", "m")}
+    def prepared_weights(self, batch: int, rows: int, columns: int) -> dict[str, Kernel]:
+        """Kernels, gains, shifts and biases as the equations want them for states ``[B, 2n, H, W]``; the same for all
+        the steps of a forward pass."""
+        size = batch, rows, columns
+        weights = {}
+        for name in ("h", "x", "m"):
+            weights[name] = window_kernel(getattr(self, f"conv_{name}").weight, *size)
+            if self.layer_norm:
+                norm = getattr(self, f"norm_{name}")
+                weights[f"gain_{name}"], weights[f"shift_{name}"] = both_frames(norm.weight), both_frames(norm.bias)
+            else:
+                weights[f"shift_{name}"] = _per_channel(getattr(self, f"conv_{name}").bias)
+        weights["gain_c"], weights["shift_c"] = both_frames(self.norm_c.weight), both_frames(self.norm_c.bias)
         # W_co * c' + W_mo * m' is one convolution of [c', m'].
-        slices["o"] = split_kernel(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1))
-        slices["b"] = (self.conv_co.bias + self.conv_mo.bias).reshape([1, -1, 1, 1, 1])
-        return slices
+        weights["o"] = window_kernel(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1), *size)
+        weights["shift_o"] = _per_channel(self.conv_co.bias + self.conv_mo.bias)
+        weights["cm"], weights["shift_cm"] = window_kernel(self.conv_cm.weight, *size), _per_channel(self.conv_cm.bias)
+        return weights
 
     def forward(
         self,
         x: paddle.Tensor,
-        h: paddle.Tensor,
+        h: paddle.Tensor | None,
         c: paddle.Tensor,
-        m: paddle.Tensor,
+        m: paddle.Tensor | None,
         history: History,
-        kernel_slices: dict[str, paddle.Tensor] | None = None,
+        weights: dict[str, Kernel] | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        w = kernel_slices or self.kernel_slices()
-        i_h, g_h, r_h, o_h = paddle.split(self.norm_h(self.conv_h(h, w["h"])), 4, axis=1)
-        i_x, g_x, r_x, o_x, im_x, gm_x, fm_x = paddle.split(self.norm_x(self.conv_x(x, w["x"])), 7, axis=1)
+        batch, _, rows, columns = x.shape
+        w = weights or self.prepared_weights(batch, rows, columns)
+        # The gates of h' are added four at once: the number of operators is the time of a small network or a GPU.
+        channels = WINDOW * self.hidden_channels
+        four_x, three_x = paddle.split(self._norm_of_conv("x", x, w), [4 * channels, 3 * channels], axis=1)
+        i, g, r, o = paddle.split(four_x + self._norm_of_conv("h", h, w), 4, axis=1)
+        im_x, gm_x, fm_x = paddle.split(three_x, 3, axis=1)
+        im_m, fm_m, gm_m, m_m = paddle.split(self._norm_of_conv("m", m, w), 4, axis=1)
 
-        i = F.sigmoid(i_x + i_h)
-        r = F.sigmoid(r_x + r_h)  # in (0, 1): recall relies on it
-        g = F.tanh(g_x + g_h)
-        c = self.norm_c(c + recall(r, history)) + i * g
-
-        i_m, f_m, g_m, m_m = paddle.split(self.norm_m(self.conv_m(m, w["m"])), 4, axis=1)
+        r = F.sigmoid(r)  # in (0, 1): recall relies on it
+        c = layer_norm(c + recall(r, history), w["gain_c"], w["shift_c"], self.norm_epsilon) + F.sigmoid(i) * F.tanh(g)
         # The 1 opens the forget gate at the start of training.
-        m = F.sigmoid(fm_x + f_m + 1.0) * F.tanh(m_m) + F.sigmoid(im_x + i_m) * F.tanh(gm_x + g_m)
+        m = F.sigmoid(fm_x + fm_m + 1.0) * F.tanh(m_m) + F.sigmoid(im_x + im_m) * F.tanh(gm_x + gm_m)
 
         cm = paddle.concat([c, m], axis=1)
-        o = F.tanh(o_x + o_h + window_conv(cm, w["o"]) + w["b"])
-        h = F.tanh(self.conv_cm(cm)) * F.sigmoid(o)
+        o = F.tanh(o + window_conv(cm, w["o"]) + w["shift_o"])
+        h = F.tanh(window_conv(cm, w["cm"]) + w["shift_cm"]) * F.sigmoid(o)
         return h, c, m
+
+    def _norm_of_conv(self, name: str, state: paddle.Tensor | None, w: dict[str, Kernel]) -> paddle.Tensor:
+        """N(W * state) for W_h, W_x or W_m; without norms W * state + bias."""
+        if state is None:  # zeros: the shift is all that is left
+            return w[f"shift_{name}"].reshape([1, -1, 1, 1])
+        out = window_conv(state, w[name])
+        if self.layer_norm:
+            return layer_norm(out, w[f"gain_{name}"], w[f"shift_{name}"], self.norm_epsilon)
+        return out + w[f"shift_{name}"]
 
     def extra_repr(self) -> str:
         return f"in={self.in_channels}, hidden={self.hidden_channels}, filter_size={self.filter_size}"
 
 
-def _norm(channels: int, enabled: bool, epsilon: float) -> nn.Layer:
-    return layer_norm(channels, epsilon) if enabled else nn.Identity()
+def _per_channel(bias: paddle.Tensor) -> paddle.Tensor:
+    """A bias ``[n]`` as it is added to windows: ``[1, 2n, 1, 1]``."""
+    return both_frames(bias).reshape([1, -1, 1, 1])

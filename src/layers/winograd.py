@@ -35,7 +35,7 @@ def transformed_kernel(kernel: paddle.Tensor) -> paddle.Tensor:
 
 
 class WinogradWindowConv(PyLayer):
-    """A window ``[B, C, 2, H, W]`` convolved with the slices of a kernel -> ``[B, O, 2, H, W]``, for CPUs.
+    """Windows ``[B, 2C, H, W]`` convolved with the slices of a kernel -> ``[B, 2O, H, W]``, for CPUs.
 
     k0 and k1 are those of :func:`transformed_kernel`. Nothing is kept for the backward pass but the window.
     """
@@ -73,7 +73,8 @@ class _Tiles:
     """
 
     def __init__(self, x: paddle.Tensor, k0: paddle.Tensor) -> None:
-        self.batch, self.channels, _, self.rows, self.columns = x.shape
+        self.batch, window_channels, self.rows, self.columns = x.shape
+        self.channels = window_channels // 2
         self.products, self.outputs, depth = k0.shape
         self.kernel = depth // self.channels
         self.results_in_tile = self.products + 1 - self.kernel  # m
@@ -84,7 +85,7 @@ class _Tiles:
     def of_pixels(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         """Each slice of the window, for the k rows under the filter: ``[B, n, C*k, H*tiles]``."""
         columns = []
-        for part in paddle.unbind(x, axis=2):
+        for part in self._slices(x):
             tiles = paddle.matmul(part.reshape([self.batch, 1, -1, self.columns]), self.from_pixels)  # (B,n,C*H,tiles)
             tiles = tiles.reshape([-1, self.channels, self.rows, self.tiles])
             under_filter = F.unfold(tiles, [self.kernel, 1], paddings=[self.kernel // 2, 0])
@@ -92,7 +93,7 @@ class _Tiles:
         return columns
 
     def gradient_of_pixels(self, columns: list[paddle.Tensor]) -> paddle.Tensor:
-        """The gradient of the window ``[B, C, 2, H, W]``, given those of what :meth:`of_pixels` made of it."""
+        """The gradient of the windows ``[B, 2C, H, W]``, given those of what :meth:`of_pixels` made of it."""
         ones = paddle.ones([1, self.products], columns[0].dtype)
         slices = []
         for part in columns:
@@ -101,7 +102,7 @@ class _Tiles:
             pixels = paddle.matmul(tiles, self.from_pixels, transpose_y=True).flatten(2)  # (B, n, C*H*W)
             pixels = paddle.matmul(ones, pixels)  # the sum over n, in a fifth of the time of Paddle's sum
             slices.append(pixels.reshape([self.batch, self.channels, self.rows, self.columns]))
-        return paddle.stack(slices, axis=2)
+        return self._window(slices)
 
     def _fold(self, columns: paddle.Tensor) -> paddle.Tensor:
         """The sums ``[B*n, C, H, tiles]`` of what F.unfold would take from the same place."""
@@ -116,21 +117,29 @@ class _Tiles:
         return tiles[:, :, : self.rows, : self.tiles]
 
     def results(self, products: list[paddle.Tensor]) -> paddle.Tensor:
-        """The convolution ``[B, O, 2, H, W]``, given the products ``[B, n, O, H*tiles]`` of each slice."""
+        """The convolution ``[B, 2O, H, W]``, given the products ``[B, n, O, H*tiles]`` of each slice."""
         slices = []
         for product in products:
             tiles = paddle.matmul(product.flatten(2), self.to_results, transpose_x=True)  # (B, O*H*tiles, m)
             rows = tiles.reshape([self.batch, self.outputs, self.rows, self.tiles * self.results_in_tile])
             slices.append(rows[..., : self.columns] if rows.shape[3] > self.columns else rows)
-        return paddle.stack(slices, axis=2)
+        return self._window(slices)
+
+    def _slices(self, windows: paddle.Tensor) -> list[paddle.Tensor]:
+        """The two frames of windows ``[B, 2C, H, W]``: ``[B, C, H, W]`` each."""
+        return paddle.unbind(windows.reshape([self.batch, -1, 2, *windows.shape[2:]]), axis=2)
+
+    def _window(self, slices: list[paddle.Tensor]) -> paddle.Tensor:
+        """The inverse of it."""
+        return paddle.stack(slices, axis=2).reshape([self.batch, -1, self.rows, self.columns])
 
     def gradients_of_products(self, gradient: paddle.Tensor) -> list[paddle.Tensor]:
         """Those of what :meth:`results` was given, given that of what it made."""
         beyond = self.tiles * self.results_in_tile - self.columns
         if beyond:
-            gradient = F.pad(gradient, [0, beyond, 0, 0, 0, 0], data_format="NCDHW")
+            gradient = F.pad(gradient, [0, beyond, 0, 0])
         products = []
-        for part in paddle.unbind(gradient, axis=2):
+        for part in self._slices(gradient):
             tiles = part.reshape([self.batch, -1, self.results_in_tile])  # (B, O*H*tiles, m)
             product = paddle.matmul(self.to_results, tiles, transpose_y=True)  # (B, n, O*H*tiles)
             products.append(product.reshape([self.batch, self.products, self.outputs, -1]))

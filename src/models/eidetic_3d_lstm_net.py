@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.utils import flatten, pack_sequence_as
 
 from src.config import Config
-from src.layers.precision import Conv3D, autocast, precision_in_force
-from src.layers.recall import History
+from src.layers.precision import autocast, convolve, precision_in_force
+from src.layers.recall import History, recall_form
 from src.layers.rnn_cell import EideticLSTMCell
-from src.layers.window_conv import WINDOW
+from src.layers.window_conv import WINDOW, Kernel, conv3d
 
 
 class E3DLSTM(nn.Layer):
@@ -71,9 +72,7 @@ class E3DLSTM(nn.Layer):
             EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
             for inputs, hidden in zip(in_channels, hidden_sizes)
         )
-        self.decoder = Conv3D(
-            hidden_sizes[-1], patch_channels, kernel_size=(WINDOW, 1, 1), stride=(WINDOW, 1, 1)
-        )
+        self.decoder = conv3d(hidden_sizes[-1], patch_channels, (WINDOW, 1, 1))
         if residual:
             self.decoder.weight.set_value(paddle.zeros_like(self.decoder.weight))
 
@@ -113,13 +112,13 @@ class E3DLSTM(nn.Layer):
         batch, length, rows, columns, _ = frames.shape
         frames = frames.transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
 
-        zero_state = paddle.zeros([batch, self.hidden_channels, WINDOW, rows, columns], dtype=frames.dtype)
-        hidden = [zero_state] * len(self.cells)
+        zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns], dtype=frames.dtype)
         cell = [zero_state] * len(self.cells)
-        memory = zero_state
+        hidden, memory = [None] * len(self.cells), None  # zeros
         # The zero state of step 0 stays in each layer's history for good.
-        history = [History(zeros=WINDOW * rows * columns) for _ in self.cells]
-        kernel_slices = [layer_cell.kernel_slices() for layer_cell in self.cells]
+        form = recall_form(zero_state, length - 1)
+        history = [History(zeros=WINDOW * rows * columns, form=form) for _ in self.cells]
+        weights = self.prepared_weights(batch, rows, columns)
 
         last_frame = paddle.zeros_like(frames[0])
         predictions = []
@@ -128,48 +127,57 @@ class E3DLSTM(nn.Layer):
             if t >= self.input_length:
                 flag = flags[t - self.input_length]
                 frame = flag * frame + (1.0 - flag) * predictions[-1]  # the gradient flows through the prediction
-            x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
+            x = window(last_frame, frame)
             last_frame = frame
 
             if t > 0:
                 history = [before.append(newest) for before, newest in zip(history, cell)]
             step = self._recomputed_step if self.recompute and self.training else self.step
-            prediction, memory, hidden, cell = step(history, kernel_slices, x, memory, hidden, cell)
+            prediction, memory, hidden, cell = step(history, weights, x, memory, hidden, cell)
             predictions.append(prediction)
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
+
+    def prepared_weights(self, batch: int, rows: int, columns: int) -> list[dict[str, Kernel]]:
+        """Of each layer, see :meth:`EideticLSTMCell.prepared_weights`; the last ones hold the decoder's too."""
+        weights = [layer_cell.prepared_weights(batch, rows, columns) for layer_cell in self.cells]
+        # With a depth and a stride of 2 it is a 1 x 1 convolution of the window's channels.
+        weights[-1]["decoder"] = self.decoder.weight.reshape([self.patch_channels, -1, 1, 1])
+        weights[-1]["shift_decoder"] = self.decoder.bias.reshape([1, -1, 1, 1])
+        return weights
 
     def step(
         self,
         history: Sequence[History],
-        kernel_slices: Sequence[dict[str, paddle.Tensor]],
+        weights: Sequence[dict[str, Kernel]],
         x: paddle.Tensor,
-        memory: paddle.Tensor,
-        hidden: Sequence[paddle.Tensor],
+        memory: paddle.Tensor | None,
+        hidden: Sequence[paddle.Tensor | None],
         cell: Sequence[paddle.Tensor],
     ) -> tuple[paddle.Tensor, paddle.Tensor, list[paddle.Tensor], list[paddle.Tensor]]:
-        """All the layers for one window x ``[B, p*p*C, 2, H/p, W/p]``.
+        """All the layers for one window x ``[B, 2*p*p*C, H/p, W/p]``, see :func:`window`.
 
         Args:
             history: of each layer, see :class:`History`.
-            kernel_slices: of each layer, see :meth:`EideticLSTMCell.kernel_slices`.
+            weights: see :meth:`prepared_weights`.
             x: the frame of the step before and this one, as patches.
-            memory: of the last layer at the step before, ``[B, n, 2, H/p, W/p]``.
-            hidden, cell: of each layer at the step before, ``[B, n, 2, H/p, W/p]``.
+            memory: of the last layer at the step before, ``[B, 2n, H/p, W/p]``; None for zeros.
+            hidden, cell: of each layer at the step before, ``[B, 2n, H/p, W/p]``; hidden may hold None for zeros.
 
         Returns:
             the predicted frame ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
         """
-        window = x
+        frames = x
         hidden, cell = list(hidden), list(cell)
         for layer, layer_cell in enumerate(self.cells):
             # The memory goes up through the layers and from the last one to the first of the next step.
             hidden[layer], cell[layer], memory = layer_cell(
-                x, hidden[layer], cell[layer], memory, history[layer], kernel_slices[layer]
+                x, hidden[layer], cell[layer], memory, history[layer], weights[layer]
             )
             x = hidden[layer]
-        prediction = self.decoder(x).squeeze(2)  # (B, p*p*C, H/p, W/p)
+        kernel, bias = weights[-1]["decoder"], weights[-1]["shift_decoder"]
+        prediction = convolve(F.conv2d, x, kernel) + bias  # (B, p*p*C, H/p, W/p)
         if self.residual:
-            prediction = window[:, :, -1] + prediction
+            prediction = newest_frame(frames) + prediction
         return prediction, memory, hidden, cell
 
     def _recomputed_step(self, history: Sequence[History], *arguments):
@@ -206,3 +214,15 @@ class E3DLSTM(nn.Layer):
         if len(real_input_flag.shape) == 2:
             real_input_flag = real_input_flag.reshape([batch, steps, 1, 1, 1])
         return real_input_flag.astype(frames.dtype).transpose([1, 0, 4, 2, 3])
+
+
+def window(frame_before: paddle.Tensor, frame: paddle.Tensor) -> paddle.Tensor:
+    """Two frames ``[B, C, H, W]`` as a window ``[B, 2C, H, W]`` in the layout of window_conv.py."""
+    batch, channels, rows, columns = frame.shape
+    return paddle.stack([frame_before, frame], axis=2).reshape([batch, WINDOW * channels, rows, columns])
+
+
+def newest_frame(window: paddle.Tensor) -> paddle.Tensor:
+    """The second frame ``[B, C, H, W]`` of a window."""
+    batch, channels, rows, columns = window.shape
+    return window.reshape([batch, channels // WINDOW, WINDOW, rows, columns])[:, :, -1]

@@ -6,9 +6,9 @@ import paddle
 from paddle import nn
 
 from src.errors import UserError
-from src.layers.recall import History
+from src.layers.recall import History, by_position
 from src.layers.window_conv import WINDOW
-from src.models.eidetic_3d_lstm_net import E3DLSTM
+from src.models.eidetic_3d_lstm_net import E3DLSTM, window
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 
 
@@ -47,25 +47,25 @@ class Forecaster(nn.Layer):
             raise RuntimeError("Forecaster is for paddle.jit.save; call the network itself")
         network, given_length = self.network, self.network.input_length
         given = reshape_patch(frames, self.patch_size).transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
-        kernel_slices = [cell.kernel_slices() for cell in network.cells]
+        _, batch, _, rows, columns = given.shape
+        weights = network.prepared_weights(batch, rows, columns)
         layers = len(network.cells)
 
         def step(t, last_frame, prediction, predictions, memory, hidden, cell, keys):
             true_frame = paddle.index_select(given, paddle.clip(t, max=given_length - 1)).squeeze(0)
             frame = paddle.where(t < given_length, true_frame, prediction)
-            x = paddle.stack([last_frame, frame], axis=2)  # (B, p*p*C, 2, H/p, W/p)
-            history = [History().with_blocks([layer_keys]) for layer_keys in keys]
-            prediction, memory, hidden, cell = network.step(history, kernel_slices, x, memory, hidden, cell)
-            keys = [paddle.concat([before, newest.flatten(2)], axis=2) for before, newest in zip(keys, cell)]
+            x = window(last_frame, frame)
+            history = [History(form="plain").with_blocks([layer_keys]) for layer_keys in keys]
+            prediction, memory, hidden, cell = network.step(history, weights, x, memory, hidden, cell)
+            keys = [paddle.concat([before, by_position(newest)], axis=2) for before, newest in zip(keys, cell)]
             predictions = paddle.concat([predictions, prediction.unsqueeze(1)], axis=1)
             return [t + 1, frame, prediction, predictions, memory, hidden, cell, keys]
 
         zero_frame = paddle.zeros_like(given[0])
-        batch, _, rows, columns = zero_frame.shape
-        zero_state = paddle.zeros([batch, network.hidden_channels, WINDOW, rows, columns])
+        zero_state = paddle.zeros([batch, WINDOW * network.hidden_channels, rows, columns])
         states = [zero_state] * layers
         # The zero state of step 0 stays in each layer's history for good; here it is one of the keys.
-        keys = [zero_state.flatten(2)] * layers  # (B, n, 2*H/p*W/p)
+        keys = [by_position(zero_state)] * layers  # (B, n, 2*H/p*W/p)
         start = [paddle.zeros([1], "int64"), zero_frame, zero_frame, zero_frame.unsqueeze(1), zero_state]
         last_step = given_length + self.steps - 1
         end = paddle.static.nn.while_loop(lambda t, *_: t < last_step, step, [*start, states, states, keys])

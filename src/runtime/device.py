@@ -11,7 +11,7 @@ from src.errors import UserError
 
 ACCELERATORS = ("gpu", "xpu", "npu")  # in the order in which auto looks for them
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
-CONVOLUTIONS = {"conv2d", "conv3d"}  # as Paddle names what autocast casts
+CONVOLUTIONS = {"conv2d"}  # as Paddle names what autocast casts
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -82,13 +82,12 @@ def check_precision(precision: str) -> None:
             "it shows what the rounding does to a training, and takes more time than fp32", precision, dtype,
         )  # fmt: skip
         return
-    flat, deep = paddle.ones([1, 1, 1, 1]), paddle.ones([1, 1, 1, 1, 1])
+    one = paddle.ones([1, 1, 1, 1])
     with paddle.amp.auto_cast(**amp_settings(precision)):
-        results = {"conv2d": F.conv2d(flat, flat), "conv3d": F.conv3d(deep, deep)}
-    for name, result in results.items():
-        if result.dtype != getattr(paddle, dtype):
-            other = "bf16" if precision == "fp16" else "fp16"
-            raise UserError(
-                f"--precision {precision}: Paddle {paddle.__version__} has no {name} in {dtype} for {device} and "
-                f"leaves it in {str(result.dtype).split('.')[-1]}; give {other} or fp32"
-            )
+        result = F.conv2d(one, one)
+    if result.dtype != getattr(paddle, dtype):
+        other = "bf16" if precision == "fp16" else "fp16"
+        raise UserError(
+            f"--precision {precision}: Paddle {paddle.__version__} has no conv2d in {dtype} for {device} and "
+            f"leaves it in {str(result.dtype).split('.')[-1]}; give {other} or fp32"
+        )
