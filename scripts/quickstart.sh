@@ -12,8 +12,6 @@ DATA=quickstart/data
 # A small network that learns to move a figure on in minutes. The full size is in paddle_e3d_lstm_kth_train.sh.
 NETWORK=(--img_width 32 --patch_size 4 --num_hidden 48 --filter_size 3 --norm_epsilon 1 --input_length 5
   --total_length 10)
-# So small a network is as fast with one thread as with two, and far faster where other programs use the machine.
-export MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 
 if [ -e quickstart/data ] || [ -e quickstart/checkpoints ] || [ -e quickstart/results ]; then
   earlier="quickstart/earlier-$(date +%Y%m%d-%H%M%S)"

@@ -14,8 +14,6 @@ DATA=$ALL/data
 FRAMES=(--digits 1 --size 32 --digit_size 16 --length 10)
 NETWORK=(--img_width 32 --patch_size 4 --num_hidden 48 --filter_size 3 --norm_epsilon 1 --input_length 5
   --total_length 10)
-# So small a network is as fast with one thread as with two, and far faster where other programs use the machine.
-export MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 
 if [ -e "$DATA" ] || [ -e "$ALL/checkpoints" ] || [ -e "$ALL/results" ]; then
   earlier="$ALL/earlier-$(date +%Y%m%d-%H%M%S)"

@@ -23,4 +23,6 @@ fi
 ensure_packages "$packages" requirements/dev.txt
 say "running the tests with $VENV"
 cd "$ROOT"
+# The networks of the tests are small: two threads would only wait for each other.
+export MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 exec "$VENV/bin/python" -m pytest "$@"

@@ -9,7 +9,7 @@ import pytest
 
 from src.errors import UserError
 from src.runtime import device
-from src.runtime.process_env import usable_cores
+from src.runtime.process_env import cores_in_use, usable_cores
 from tests.helpers import ROOT
 
 
@@ -78,6 +78,41 @@ def test_the_process_is_prepared_whichever_of_paddle_and_src_is_imported_first(o
     code = f"{order}, os; print(os.environ.get('MKL_NUM_THREADS'))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **own}, capture_output=True, text=True)
     assert result.stdout.strip() == expected, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "few", "busy", "expected"),
+    [
+        ({}, True, False, "1 None"),  # a small network
+        ({}, True, True, "1 None"),
+        ({}, False, False, "2 None"),
+        ({}, False, True, "2 0"),  # busy cores
+        ({"KMP_BLOCKTIME": "50"}, False, True, "2 50"),
+        ({"MKL_NUM_THREADS": "2"}, True, True, "2 None"),  # the user's
+    ],
+)
+def test_a_small_network_takes_one_thread_and_a_busy_machine_waits_asleep(own, few, busy, expected):
+    kept = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name and name != "KMP_BLOCKTIME"}
+    code = (
+        "import os, sys, types\nimport src\nfrom src.runtime import process_env\n"
+        "set_to = [2]\nsys.modules['paddle.base'] = types.SimpleNamespace("
+        "core=types.SimpleNamespace(set_num_threads=lambda number: set_to.append(number)))\n"
+        f"process_env.cores_in_use = lambda: {1.0 if busy else 0.0}\n"
+        f"process_env.fit_threads({1e6 if few else 1e10})\nprint(set_to[-1], os.environ.get('KMP_BLOCKTIME'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **own}, capture_output=True, text=True)
+    assert result.stdout.strip() == expected, result.stderr
+
+
+def test_the_cores_in_use_are_counted():
+    """Beside a process that spins, for as long as that takes on a machine that others use too."""
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert any(cores_in_use() > 0.2 for _ in range(100))
+    finally:
+        spinning.kill()
+        spinning.wait()
+    assert 0 <= cores_in_use() <= usable_cores() + 0.1
 
 
 @pytest.mark.parametrize(
