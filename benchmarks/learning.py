@@ -187,7 +187,7 @@ def make_data(task: Task, folder: Path, mnist: Path | None, kth: Path | None) ->
     paths = []
     for part, clips, images in (("train", task.clips, "train-images"), ("test", task.test_clips, "t10k-images")):
         path = folder / f"{part}.npy"
-        digits = ["--images", next(mnist.glob(f"{images}*"))] if mnist else ["--split", part]
+        digits = ["--images", next(mnist.glob(f"{images}*"))] if mnist else ["--source", "digits", "--split", part]
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             run_script("make_moving_mnist.py", "--out", path, "--clips", clips, *digits, *task.make.split())

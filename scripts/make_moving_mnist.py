@@ -1,11 +1,12 @@
 """Make a Moving MNIST data set: digits that move in straight lines and bounce off the edges of the frame.
 
-    python scripts/make_moving_mnist.py --out data/mm_train.npz --images train-images-idx3-ubyte.gz
-    python scripts/make_moving_mnist.py --out data/mm_test.npy --images t10k-images-idx3-ubyte.gz --clips 1000 --seed 1
-    python scripts/make_moving_mnist.py --out data/small.npz --split train --digits 1 --size 32 --clips 500
+    python scripts/make_moving_mnist.py --split train --out data/mm_train.npz
+    python scripts/make_moving_mnist.py --split test --clips 1000 --out data/mm_test.npy
+    python scripts/make_moving_mnist.py --source digits --split train --digits 1 --size 32 --out data/small.npz
 
-The digits come from an IDX file of MNIST, gzip or not. Without --images they are scikit-learn's (1797 handwritten
-digits that come with the package, no download), enlarged from 8 x 8 pixels.
+The digits are MNIST's, which Paddle downloads once and keeps. With --source digits they are scikit-learn's (1797
+handwritten digits that come with the package, no download), enlarged from 8 x 8 pixels; with --images those of an IDX
+file of MNIST, gzip or not. --split train and test share no digit.
 
 The suffix of --out chooses the format: .npz as the PredRNN family reads it (clips, dims and input_raw_data, float32
 frames in [0, 1]; the first half of a clip is its input), .npy as in mnist_test_seq.npy (frames x clips x rows x
@@ -16,6 +17,7 @@ begins with the shorter one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import math
@@ -44,6 +46,7 @@ IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801  # uint8 with 3 axes, with 1 axi
 MNIST_SIDE, MNIST_BOX = 28, 20  # pixels: MNIST's digits fill a box of 20 x 20 in a field of 28 x 28
 LARGEST_SIDE, LONGEST, MOST_DIGITS = 512, 1000, 9
 SPLITS = ("all", "train", "test")
+MNIST_MODES = {"train": ["train"], "test": ["test"], "all": ["train", "test"]}  # Paddle's names of its two files
 SPLIT_SEED, TEST_PART = 1797, 7  # the split of the digits is the same for every --seed; one in 7 tests, as in MNIST
 SPEED = 0.1  # of the way a digit has in the frame, each frame: the original set's
 CHUNK = 64  # clips drawn before they are written
@@ -95,6 +98,31 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
 
 
+def downloaded_digits(split: str) -> np.ndarray:
+    """MNIST's own pictures of a split, uint8 ``[60000, 28, 28]`` or ``[10000, 28, 28]``, or all of them.
+
+    Paddle downloads the files once and keeps them (``~/.cache/paddle/dataset/mnist``).
+
+    Raises:
+        UserError: they are not there and cannot be downloaded.
+    """
+    from paddle.vision.datasets import MNIST
+
+    pictures = []
+    for mode in MNIST_MODES[split]:
+        said = io.StringIO()  # Paddle tells of each of its tries
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                path = MNIST(mode=mode).image_path
+        except Exception as error:  # RuntimeError after three tries; what a damaged or unwritable file brings
+            raise UserError(
+                f"--source mnist: MNIST cannot be downloaded ({str(error).splitlines()[0] if str(error) else error}); "
+                "give its files as --images train-images-idx3-ubyte.gz, or --source digits for scikit-learn's digits"
+            ) from None
+        pictures.append(read_idx(Path(path)))
+    return np.concatenate(pictures)
+
+
 def bundled_digits() -> np.ndarray:
     """scikit-learn's 1797 digits in the form of MNIST's: uint8 ``[1797, 28, 28]``.
 
@@ -105,8 +133,8 @@ def bundled_digits() -> np.ndarray:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "--images is not given and scikit-learn, whose digits are taken then, is not installed; "
-            "pip install scikit-learn, or give MNIST's file as --images train-images-idx3-ubyte.gz"
+            "--source digits: scikit-learn, whose digits are taken, is not installed; pip install -r "
+            "requirements/digits.txt, or give MNIST's file as --images train-images-idx3-ubyte.gz"
         ) from None
     small = load_digits().images.astype(np.float32) / 16  # (1797, 8, 8) in [0, 1]
     margin = (MNIST_SIDE - MNIST_BOX) // 2
@@ -223,19 +251,27 @@ def _member(name: str) -> zipfile.ZipInfo:
 FORMATS: dict[str, Callable[[Path, Iterator[np.ndarray], int, Motion], None]] = {".npz": write_npz, ".npy": write_npy}
 
 
-def make_set(out: Path, images: np.ndarray, clips: int, motion: Motion, seed: int = 0, split: str = "all") -> int:
+def refuse_existing(out: Path) -> None:
+    """Raises UserError where there is something already."""
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; remove it or give another name")
+
+
+def make_set(
+    out: Path, images: np.ndarray, clips: int, motion: Motion, seed: int = 0, split: str = "all", is_split: bool = False
+) -> int:
     """Write a set of clips; return how many digits it draws from. A few chunks are in memory at a time, no more.
 
     Args:
         images: uint8 ``[n, side, side]``, light digits on black.
+        is_split: whether they are those of the split alone.
 
     Raises:
         UserError: out exists, or a setting that cannot be drawn.
         OSError: out cannot be written. Nothing is left of it.
     """
-    if out.exists():
-        raise UserError(f"--out {out}: is there already; remove it or give another name")
-    digits, _ = digits_of(images, split, motion.digit_size)
+    refuse_existing(out)
+    digits, _ = digits_of(images, "all" if is_split else split, motion.digit_size)
 
     def chunks() -> Iterator[np.ndarray]:
         with tqdm(total=clips, desc="clips", unit="clip", disable=None) as bar:
@@ -293,7 +329,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="file to write, .npz or .npy")
-    parser.add_argument("--images", type=Path, help="IDX file of MNIST's pictures; without it scikit-learn's digits")
+    parser.add_argument(
+        "--source", choices=("mnist", "digits"),
+        help="mnist: MNIST's digits, downloaded once (default); digits: scikit-learn's, no download",
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, help="IDX file of MNIST's pictures, in place of --source")
     parser.add_argument("--clips", default="10000", metavar="N", help="clips to make (default: %(default)s)")
     parser.add_argument("--digits", default="2", metavar="N", help="digits on one frame (default: %(default)s)")
     parser.add_argument("--size", default="64", metavar="PIXELS", help="rows and columns (default: %(default)s)")
@@ -303,7 +343,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", default="0", metavar="N", help="other digits and motions (default: %(default)s)")
     parser.add_argument(
         "--split", default="all", choices=SPLITS,
-        help="digits to draw from: train and test share none (default: all; MNIST's two files are disjoint already)",
+        help="digits to draw from: train and test share none; MNIST's own split with --source mnist (default: all)",
     )  # fmt: skip
     return parser
 
@@ -316,11 +356,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = options.out
         if out.suffix not in FORMATS:
             raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
+        refuse_existing(out)  # before anything is downloaded
         motion = motion_of(options)
         clips = whole_number("--clips", options.clips, 1, 10**6)
         seed = whole_number("--seed", options.seed, 0, 2**32 - 1)
-        images = read_idx(options.images) if options.images else bundled_digits()
-        count = make_set(out, images, clips, motion, seed, options.split)
+        if options.images and options.source:
+            raise UserError(f"--images {options.images} and --source {options.source}: expected one of them")
+        is_split = not options.images and options.source != "digits"
+        if is_split:
+            images = downloaded_digits(options.split)
+        else:
+            images = read_idx(options.images) if options.images else bundled_digits()
+        count = make_set(out, images, clips, motion, seed, options.split, is_split)
     except UserError as error:
         print(f"make_moving_mnist.py: {error}", file=sys.stderr)
         return 2

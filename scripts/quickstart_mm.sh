@@ -25,8 +25,8 @@ if [ -e "$DATA" ] || [ -e "$ALL/checkpoints" ] || [ -e "$ALL/results" ]; then
 fi
 
 say "making clips of a moving digit: $DATA (the test's digits are others than the training's)"
-"$PY" scripts/make_moving_mnist.py --out "$DATA/train.npz" --clips 4000 --split train "${FRAMES[@]}"
-"$PY" scripts/make_moving_mnist.py --out "$DATA/test.npy" --clips 200 --split test "${FRAMES[@]}"
+"$PY" scripts/make_moving_mnist.py --source digits --out "$DATA/train.npz" --clips 4000 --split train "${FRAMES[@]}"
+"$PY" scripts/make_moving_mnist.py --source digits --out "$DATA/test.npy" --clips 200 --split test "${FRAMES[@]}"
 
 say "training: 1500 iterations; docs/recipe.md explains the flags"
 "$PY" runp.py --dataset_name mnist --train_data_paths "$DATA/train.npz" --valid_data_paths "$DATA/test.npy" \

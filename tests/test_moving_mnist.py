@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_a_long_set_is_made_in_the_memory_of_a_short_one(tmp_path):
         ([], "--out"),
         (["--out", "TMP/a.npx"], "a.npx: expected a name that ends in .npz or .npy"),
         (["--out", "TMP/there.npz"], "there.npz: is there already"),
-        (["--out", "/dev/null/a.npz"], "--out /dev/null/a.npz: cannot be written"),
+        (["--out", "/dev/null/a.npz", "--source", "digits"], "--out /dev/null/a.npz: cannot be written"),
         (["--out", "TMP/a.npz", "--clips", "0"], "--clips 0: expected a whole number from 1"),
         (["--out", "TMP/a.npz", "--digits", "two"], "--digits two: expected a whole number from 1"),
         (["--out", "TMP/a.npz", "--length", "1"], "--length 1"),
@@ -213,6 +214,8 @@ def test_a_long_set_is_made_in_the_memory_of_a_short_one(tmp_path):
         (["--out", "TMP/a.npz", "--images", "TMP/cut.gz"], "cut.gz"),
         (["--out", "TMP/a.npz", "--images", "TMP/none"], "none: 0 pictures of 28 x 28"),
         (["--out", "TMP/a.npz", "--images", "TMP/oblong"], "oblong: 2 pictures of 5 x 6"),
+        (["--out", "TMP/a.npz", "--images", "TMP/one", "--source", "digits"], "and --source digits: expected one"),
+        (["--out", "TMP/a.npz", "--source", "cifar"], "--source"),
         (["--out", "TMP/a.npz", "--images", "TMP/one", "--split", "train"], "--split train: no digit is left of 1"),
     ],
 )
@@ -236,9 +239,42 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, capf
 
 def test_without_scikit_learn_one_line_says_what_to_do(tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["--out", str(tmp_path / "a.npz"), "--clips", "1", "--source", "digits"]) == 2
+    error = capfd.readouterr().err
+    assert "requirements/digits.txt" in error and "--images" in error and error.count("\n") == 1
+
+
+def test_mnist_itself_comes_from_paddle_and_train_and_test_share_no_digit(tmp_path, monkeypatch, capfd):
+    files = {mode: write_idx(tmp_path / mode, pictures(number)) for mode, number in (("train", 6), ("test", 4))}
+    asked = []
+
+    def kept(mode):
+        asked.append(mode)
+        print("Cache file not found, downloading")  # what Paddle says is no part of what a user reads
+        return types.SimpleNamespace(image_path=str(files[mode]))
+
+    monkeypatch.setattr("paddle.vision.datasets.MNIST", kept)
+    for split, count in (("train", 6), ("test", 4), ("all", 10)):
+        out = tmp_path / f"{split}.npy"
+        assert main(["--out", str(out), "--clips", "3", "--split", split]) == 0
+        output = capfd.readouterr().out
+        assert f"of {count} digits" in output and "Cache" not in output
+    assert asked == ["train", "test", "train", "test"]
+    one, other = (np.load(tmp_path / f"{split}.npy") for split in ("train", "test"))
+    assert (one != other).any()  # other motions too: the numbers that a clip is drawn from know the split
+
+
+def test_where_nothing_can_be_downloaded_one_line_names_both_other_ways(tmp_path, monkeypatch, capfd):
+    def offline(mode):
+        print("Cache file not found, downloading", file=sys.stderr)
+        raise RuntimeError("Cannot download https://x/y.gz within retry limit 3")
+
+    monkeypatch.setattr("paddle.vision.datasets.MNIST", offline)
     assert main(["--out", str(tmp_path / "a.npz"), "--clips", "1"]) == 2
     error = capfd.readouterr().err
-    assert "pip install scikit-learn" in error and "--images" in error and error.count("\n") == 1
+    assert error.startswith("make_moving_mnist.py: --source mnist: MNIST cannot be downloaded")
+    assert error.count("\n") == 1 and "--images train-images-idx3-ubyte.gz" in error and "--source digits" in error
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "a.npy"), (signal.SIGTERM, "a.npz")])
