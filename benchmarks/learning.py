@@ -60,7 +60,7 @@ def cosine(peak: str) -> str:
     return f"--lr_schedule cosine:{peak}:{{n100}}:{{n10}}"
 
 
-RECIPE = f"{FALL} {cosine('4e-3')} {BETAS} {LATE_L1} --norm_epsilon 1"
+RECIPE = f"{ADAM} --sampling_changing_rate {{eta83}} {cosine('4e-3')} {BETAS} {LATE_L1} --norm_epsilon 1"
 NO_L1 = f"{ADAM} {cosine('4e-3')} --sampling_changing_rate {{eta62}} --l1_weight 0"
 FIGURES = f"{FALL} {cosine('3e-3')} {BETAS}"
 RESIDUAL = "--norm_epsilon 1 --residual True"
@@ -108,9 +108,9 @@ TASKS = {
     ),
     "kth": Task(
         "kth", "", 0, 0,
-        "--img_width 64 --input_length 10 --total_length 20 --patch_size 8 --num_hidden 64 --filter_size 3",
-        4, 2000, 200,
-        {"recipe": f"{FALL} {cosine('2e-3')} {BETAS} {RESIDUAL} --l1_weight 0.2 --l1_from {{n50}}"},
+        "--img_width 64 --input_length 10 --total_length 20 --patch_size 4 --num_hidden 48 --filter_size 5",
+        2, 1800, 300,
+        {"recipe": f"{FALL} {cosine('2e-3')} {BETAS} {RESIDUAL} --l1_weight 1 --l1_from {{n50}}"},
     ),
 }  # fmt: skip
 
