@@ -155,12 +155,12 @@ def test_inputs_of_another_shape_are_refused_with_the_shape_expected(frames, fla
 def test_another_network_is_not_started_at_the_mean_or_exported():
     with pytest.raises(UserError, match=r"--start_at_mean True: Linear has no start_at"):
         start_at_mean(paddle.nn.Linear(2, 2), [np.zeros([3, 4, 4, 1], np.float32)])
-    with pytest.raises(UserError, match="Linear cannot be exported, only E3DLSTM"):
+    with pytest.raises(UserError, match="Linear cannot be exported: it is no UnrolledNetwork"):
         Forecaster(paddle.nn.Linear(2, 2), patch_size=4, steps=3)
 
 
 def test_every_model_name_builds():
-    assert set(MODELS) == {"e3d_lstm"}
+    assert set(MODELS) == {"e3d_lstm", "conv_lstm"}
     for name in MODELS:
         assert isinstance(build_model(Config(**SMALL, model_name=name)), paddle.nn.Layer)
 

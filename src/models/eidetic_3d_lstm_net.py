@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute
-from paddle.utils import flatten, pack_sequence_as
 
 from src.config import Config
-from src.layers.precision import autocast, convolve, precision_in_force
-from src.layers.recall import History, recall_form
+from src.layers.precision import convolve
+from src.layers.recall import History, by_position, recall_form
 from src.layers.rnn_cell import EideticLSTMCell
 from src.layers.window_conv import WINDOW, Kernel, conv3d
+from src.models.unrolled import Step, UnrolledNetwork, recomputed
 
 
-class E3DLSTM(nn.Layer):
-    """The eidetic 3D LSTM network. The weights are the same at every time step.
+class E3DLSTM(UnrolledNetwork):
+    """The eidetic 3D LSTM network.
 
     A prediction is D(h), the decoder D of the last layer's hidden state h, as in the paper and the official code. With
     ``residual`` it is x + D(h), x the frame fed last, and D begins at 0: the untrained network repeats that frame. The
@@ -35,13 +35,7 @@ class E3DLSTM(nn.Layer):
         recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
             backward pass: a third more time for a fraction of the memory.
 
-    Inputs:
-        - frames: float32 ``[B, T, H/p, W/p, p*p*C]``; B, T > input_length, H and W are free.
-        - real_input_flag: ``[B, T-input_length-1]``, with three more axes that broadcast to a frame's, or without them.
-          1 feeds the true frame, 0 the prediction of the step before. May be None when T = input_length + 1.
-
-    Returns:
-        predictions of the frames 1 .. T-1: float32 ``[B, T-1, H/p, W/p, p*p*C]``.
+    Inputs, Returns: those of :class:`UnrolledNetwork`.
 
     Raises:
         ValueError: unequal hidden_sizes, or inputs of other shapes.
@@ -58,12 +52,10 @@ class E3DLSTM(nn.Layer):
         norm_epsilon: float = 1e-5,
         recompute: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(patch_channels, input_length)
         if len(set(hidden_sizes)) != 1:
             raise ValueError(f"num_hidden: the layers share one memory and must be equal, got {list(hidden_sizes)}")
-        self.patch_channels = patch_channels
         self.hidden_channels = hidden_sizes[0]
-        self.input_length = input_length
         self.residual = residual
         self.norm_epsilon = norm_epsilon
         self.recompute = recompute
@@ -90,11 +82,6 @@ class E3DLSTM(nn.Layer):
             recompute=config.recompute,
         )
 
-    def start_at(self, brightness: Sequence[float]) -> None:
-        """Begin predictions at a brightness instead of at black: the decoder's bias becomes it, a number a colour."""
-        positions = self.patch_channels // len(brightness)  # of a patch; its channels are (py*p + px)*C + c
-        self.decoder.bias.set_value(paddle.to_tensor(list(brightness) * positions, dtype="float32"))
-
     @staticmethod
     def deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
         """The flag behind a parameter that is missing, unknown, or of another shape (``there`` in a file, ``here``)."""
@@ -107,35 +94,44 @@ class E3DLSTM(nn.Layer):
             return "--patch_size, --img_channel or --num_hidden"
         return "--num_hidden"
 
-    def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
-        flags = self._check_inputs(frames, real_input_flag)
-        batch, length, rows, columns, _ = frames.shape
-        frames = frames.transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
-
-        zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns], dtype=frames.dtype)
+    def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
+        zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns])
         cell = [zero_state] * len(self.cells)
         hidden, memory = [None] * len(self.cells), None  # zeros
         # The zero state of step 0 stays in each layer's history for good.
-        form = recall_form(zero_state, length - 1)
+        form = recall_form(zero_state, steps)
         history = [History(zeros=WINDOW * rows * columns, form=form) for _ in self.cells]
         weights = self.prepared_weights(batch, rows, columns)
+        all_layers = self._recomputed_step if self.recompute and self.training else self.step
 
-        last_frame = paddle.zeros_like(frames[0])
-        predictions = []
-        for t in range(length - 1):
-            frame = frames[t]
-            if t >= self.input_length:
-                flag = flags[t - self.input_length]
-                frame = flag * frame + (1.0 - flag) * predictions[-1]  # the gradient flows through the prediction
-            x = window(last_frame, frame)
-            last_frame = frame
-
-            if t > 0:
+        def step(frame: paddle.Tensor, states: Any) -> tuple[paddle.Tensor, Any]:
+            last_frame, memory, hidden, cell, history = states
+            if memory is not None:  # not the first step
                 history = [before.append(newest) for before, newest in zip(history, cell)]
-            step = self._recomputed_step if self.recompute and self.training else self.step
-            prediction, memory, hidden, cell = step(history, weights, x, memory, hidden, cell)
-            predictions.append(prediction)
-        return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
+            x = window(last_frame, frame)
+            prediction, memory, hidden, cell = all_layers(history, weights, x, memory, hidden, cell)
+            return prediction, (frame, memory, hidden, cell, history)
+
+        last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
+        return (last_frame, memory, hidden, cell, history), step
+
+    def begin_loop(self, batch: int, rows: int, columns: int) -> tuple[Any, Step]:
+        weights = self.prepared_weights(batch, rows, columns)
+
+        def step(frame: paddle.Tensor, states: Any) -> tuple[paddle.Tensor, Any]:
+            last_frame, memory, hidden, cell, keys = states
+            x = window(last_frame, frame)
+            history = [History(form="plain").with_blocks([layer_keys]) for layer_keys in keys]
+            prediction, memory, hidden, cell = self.step(history, weights, x, memory, hidden, cell)
+            keys = [paddle.concat([before, by_position(newest)], axis=2) for before, newest in zip(keys, cell)]
+            return prediction, [frame, memory, hidden, cell, keys]
+
+        last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
+        zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns])
+        states = [zero_state] * len(self.cells)
+        # The zero state of step 0 stays in each layer's history for good; here it is one of the keys.
+        keys = [by_position(zero_state)] * len(self.cells)  # (B, n, 2*H/p*W/p)
+        return [last_frame, zero_state, states, states, keys], step
 
     def prepared_weights(self, batch: int, rows: int, columns: int) -> list[dict[str, Kernel]]:
         """Of each layer, see :meth:`EideticLSTMCell.prepared_weights`; the last ones hold the decoder's too."""
@@ -181,39 +177,15 @@ class E3DLSTM(nn.Layer):
         return prediction, memory, hidden, cell
 
     def _recomputed_step(self, history: Sequence[History], *arguments):
-        """The same, computed again in the backward pass. Paddle's recompute wants all its tensors in a flat row."""
-        blocks = [layer_history.blocks for layer_history in history]
-        structure = [blocks, *arguments]
-        precision = precision_in_force()  # the backward pass runs outside of autocast
+        """The same, computed again in the backward pass."""
 
-        def step(*tensors: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
-            blocks, *arguments = pack_sequence_as(structure, tensors)
-            same = [before.with_blocks(own) for before, own in zip(history, blocks)]
-            with autocast(precision):
-                return tuple(flatten(self.step(same, *arguments)))
+        def step(blocks: list[list[paddle.Tensor]], *arguments: Any) -> Any:
+            return self.step([before.with_blocks(own) for before, own in zip(history, blocks)], *arguments)
 
         layers = len(self.cells)
-        prediction, memory, *states = recompute(step, *flatten(structure))
+        blocks = [layer_history.blocks for layer_history in history]
+        prediction, memory, *states = recomputed(step, blocks, *arguments)
         return prediction, memory, states[:layers], states[layers:]
-
-    def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
-        """Return the flags as ``[T-input_length-1, B, C, H, W]`` (broadcastable), the order of the unrolled loop."""
-        if len(frames.shape) != 5 or frames.shape[4] != self.patch_channels:
-            raise ValueError(
-                f"frames must be [B, T, H/p, W/p, {self.patch_channels}] (see reshape_patch), got {list(frames.shape)}"
-            )
-        batch, length = frames.shape[:2]
-        if length <= self.input_length:
-            raise ValueError(f"frames hold {length} time steps, expected more than input_length = {self.input_length}")
-        steps = length - self.input_length - 1
-        if steps == 0:
-            return None
-        if real_input_flag is None or list(real_input_flag.shape[:2]) != [batch, steps]:
-            found = None if real_input_flag is None else list(real_input_flag.shape)
-            raise ValueError(f"real_input_flag: expected [B, T-input_length-1] = [{batch}, {steps}], ..., got {found}")
-        if len(real_input_flag.shape) == 2:
-            real_input_flag = real_input_flag.reshape([batch, steps, 1, 1, 1])
-        return real_input_flag.astype(frames.dtype).transpose([1, 0, 4, 2, 3])
 
 
 def window(frame_before: paddle.Tensor, frame: paddle.Tensor) -> paddle.Tensor:

@@ -25,6 +25,7 @@ class Model(NamedTuple):
 
 MODELS = {
     "e3d_lstm": Model("src.models.eidetic_3d_lstm_net:E3DLSTM", "the eidetic 3D LSTM"),
+    "conv_lstm": Model("src.models.conv_lstm_net:ConvLSTM", "the convolutional LSTM"),
 }
 
 
@@ -38,7 +39,7 @@ def build_model(config: Config, norm_epsilon: float | None = None) -> nn.Layer:
 
     Returns:
         a layer: ``model(frames, real_input_flag)`` -> predictions of frames 1 .. T-1, as of
-        :class:`src.models.eidetic_3d_lstm_net.E3DLSTM`.
+        :class:`src.models.unrolled.UnrolledNetwork`.
     """
     if norm_epsilon is not None:
         config = dataclasses.replace(config, norm_epsilon=norm_epsilon)
