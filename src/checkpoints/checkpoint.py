@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -417,6 +417,10 @@ def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]
 def _mismatches(model: nn.Layer, found: Mapping[str, np.ndarray]) -> list[str]:
     """What differs, a line for each flag that decides it, with one parameter as the example."""
     expected = model.state_dict()
+    unknown = _kinds(found) - _kinds(expected)
+    if len(unknown) > len(_kinds(found)) / 2:  # no flag of this network brings so many
+        example = next(name for name in found if _kinds([name]) <= unknown)
+        return [f"--model_name differs ({example} is not in the network, and {len(unknown) - 1} more kinds)"]
     deciding_flag = getattr(model, "deciding_flag", lambda *_: "the network")
     by_flag: dict[str, list[str]] = {}
     for name in sorted(expected.keys() | found.keys()):
@@ -433,6 +437,11 @@ def _mismatches(model: nn.Layer, found: Mapping[str, np.ndarray]) -> list[str]:
         f"{flag} differs ({examples[0]}" + (f", and {len(examples) - 1} more)" if len(examples) > 1 else ")")
         for flag, examples in by_flag.items()
     ]
+
+
+def _kinds(names: Iterable[str]) -> set[str]:
+    """Names of parameters without the numbers of their layers."""
+    return {re.sub(r"\d+", "", name) for name in names}
 
 
 def _names(directory: str, flag: str = "") -> list[str]:

@@ -83,7 +83,11 @@ class ConvLSTM(UnrolledNetwork):
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
         states = [paddle.zeros([batch, cell.hidden_channels, rows, columns]) for cell in self.cells]
-        return [states, states], self._recomputed_step if self.recompute and self.training else self.step
+        if not (self.recompute and self.training):
+            return [states, states], self.step
+        for state in states:
+            state.stop_gradient = False  # Paddle computes nothing again where no input has a gradient
+        return [states, states], self._recomputed_step
 
     def step(
         self, frame: paddle.Tensor, states: Sequence[Sequence[paddle.Tensor]]
