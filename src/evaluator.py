@@ -20,7 +20,7 @@ from src.checkpoints.checkpoint import load_weights
 from src.config import FRAME_FLAGS, Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import film_name, read_film
-from src.data_provider.loader import test_batches
+from src.data_provider.loader import actions_of, test_batches
 from src.errors import Diverged, UserError
 from src.flag_values import list_flags
 from src.models.model_factory import build_model
@@ -120,13 +120,13 @@ def evaluate(
             finite (Diverged in a training), and, when testing, a file that cannot be written.
     """
     directory = os.path.join(config.gen_frm_dir, name)
-    metrics, given = ForecastMetrics(), config.input_length
+    metrics, given, actions = ForecastMetrics(), config.input_length, actions_of(dataset)
     if ranks.is_first():
         with warn_if_unwritable(config.is_training):
             remove_pictures(directory)
 
-    def add(frames: np.ndarray, pred: np.ndarray) -> None:
-        metrics.add(frames[:, given - 1 : given], frames[:, given:], pred)
+    def add(start: int, frames: np.ndarray, pred: np.ndarray) -> None:
+        metrics.add(frames[:, :given], frames[:, given:], pred, actions[start : start + len(frames)])
 
     def draw(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
         with warn_if_unwritable(config.is_training):
@@ -142,7 +142,7 @@ def evaluate(
             while begun:
                 begun.pop().result()  # its errors, and no more than two batches in memory
             if mine is not None:
-                begun.append(thread.submit(add, *mine))
+                begun.append(thread.submit(add, (first - 1 + ranks.rank()) * config.batch_size, *mine))
             if first <= config.num_save_samples:
                 samples = parallel.all_gather(mine and (mine[0][0], mine[1][0]))
                 for number, sample in enumerate(samples[: config.num_save_samples - first + 1], start=first):
@@ -233,7 +233,7 @@ def predict_video(config: Config) -> None:
     )  # fmt: skip
     if len(film.truth):
         metrics = ForecastMetrics()
-        metrics.add(film.given[None, -1:], film.truth[None], pred[None, : len(film.truth)])
+        metrics.add(film.given[None], film.truth[None], pred[None, : len(film.truth)])
         result = {
             "iteration": state.get("iteration"), "checkpoint": config.pretrained_model, "film": config.predict_video,
             "first_frame": film.first_number, **details, **metrics.summary(config),

@@ -84,7 +84,7 @@ def test_the_two_commands_of_old_scripts_train_and_test(kth_sample, trained):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["sequences"] == 3 and len(metrics["model"]["psnr_per_frame"]) == 3
     assert (folder / "1" / "gt01.png").is_file() and (folder / "1" / "pd06.png").is_file()
-    assert "mean |" in result.stdout and str(Path("results/_kth_e3d_lstm/test_result/metrics.json")) in result.stdout
+    assert "  all |" in result.stdout and str(Path("results/_kth_e3d_lstm/test_result/metrics.json")) in result.stdout
 
 
 def test_a_wrong_path_is_one_line_and_status_2():

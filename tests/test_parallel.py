@@ -23,6 +23,7 @@ from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.runtime import parallel
 from src.runtime.process_env import usable_cores
+from src.utils.metrics import BASELINES
 from src.utils.scheduled_sampling import sampling_flags
 from tests.conftest import relative_l2, settings_for
 from tests.helpers import ROOT, assert_same_checkpoint
@@ -166,7 +167,7 @@ def test_two_ranks_with_the_recipe_are_one_with_twice_the_batch(kth_sample, tmp_
 
 def test_a_test_by_two_ranks_takes_every_clip_once(kth_sample, tmp_path, start):
     """7 clips in batches of 2: four batches for two ranks, the last with one clip."""
-    config = folders(kth_sample, tmp_path, "run", max_iterations=1, test_max_clips=7)
+    config = folders(kth_sample, tmp_path, "run", max_iterations=1, test_max_clips=7, model_name="conv_lstm")
     trainer.train(config)
     weights = f"{config.save_dir}/1"
     root = small_set(kth_sample, tmp_path, 7)
@@ -186,8 +187,12 @@ def test_a_test_by_two_ranks_takes_every_clip_once(kth_sample, tmp_path, start):
         pictures.append({path.relative_to(results): path.read_bytes() for path in found})
     alone, job = figures
     assert alone["sequences"] == job["sequences"] == 7
-    for forecast in ("model", "repeat_last_frame"):
+    for forecast in ("model", *BASELINES):
         assert flat(job[forecast]) == pytest.approx(flat(alone[forecast]), rel=1e-6)
+        for action, of_action in alone["actions"].items():
+            assert job["actions"][action]["sequences"] == of_action["sequences"]
+            assert flat(job["actions"][action][forecast]) == pytest.approx(flat(of_action[forecast]), rel=1e-6)
+    assert list(job["actions"]) == list(alone["actions"]) == ["boxing", "running"]
     assert {str(path.parent) for path in pictures[0]} == {"test_result", *(f"test_result/{n}" for n in (1, 2, 3))}
     assert pictures[0].keys() == pictures[1].keys()
     samples = [path for path in pictures[0] if path.name.startswith(("gt", "pd"))]
@@ -263,6 +268,7 @@ def processes_of(logs):
 
 ON_RANKS = """
 import sys
+from itertools import product
 sys.path.insert(0, sys.argv[1])
 import src
 import numpy as np, paddle
@@ -302,10 +308,11 @@ print("result", attempt(lambda: check_same_flags(Config(seed=rank, save_dir=str(
 print("result", attempt(lambda: check_same_flags(Config(seed=1, save_dir=str(rank)))))
 print("result", attempt(lambda: check_same_data(Config(valid_data_paths="data"), valid_data_paths="x" * (rank + 3))))
 
-for recompute in (False, True):  # gradients of two clips of this rank, against those of all four here
+# Gradients of two clips of this rank, against those of all four here.
+for model_name, recompute in product(("conv_lstm", "e3d_lstm"), (False, True)):
     paddle.seed(1)
     config = Config(img_width=8, patch_size=4, input_length=2, total_length=5, num_hidden="4,4", filter_size=3,
-                    recompute=recompute)
+                    recompute=recompute, model_name=model_name)
     model = build_model(config)
     patches = paddle.to_tensor(np.random.default_rng(0).random([4, 5, 2, 2, 16], np.float32))
     flags = paddle.to_tensor(np.random.default_rng(1).random([4, 2]).round().astype("float32"))

@@ -234,7 +234,10 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
 
 
 def figures(psnr):
-    return {"psnr_per_frame": psnr, "ssim_per_frame": [0.9, 0.8, 0.7], "mse_per_frame": [1.0, 2.0, 3.0]}
+    return {
+        "psnr_per_frame": psnr, "ssim_per_frame": [0.9, 0.8, 0.7], "mse_per_frame": [1.0, 2.0, 3.0],
+        "mae_per_frame": [4.0, 5.0, 6.0],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("psnr", [[20.0, 19.0, 18.0], [20.0, None, 18.0], [None] * 3])
@@ -249,14 +252,18 @@ def test_figures_are_drawn_over_the_predicted_frames_with_gaps_where_there_is_no
         return plot(axes, frames, values, **style)
 
     monkeypatch.setattr(Axes, "plot", record)
-    metrics = {"input_length": 10, "model": figures(psnr), "repeat_last_frame": figures([9.0, 8.0, 7.0])}
+    metrics = {
+        "input_length": 10, "model": figures(psnr), "repeat_last_frame": figures([9.0, 8.0, 7.0]),
+        "mean_frame": figures([6.0, 5.0, 4.0]),
+    }  # fmt: skip
     draw_per_frame(str(tmp_path / "per_frame.png"), metrics)
-    assert [label for label, _, _ in drawn] == ["model", "repeat the last frame"] * 3
+    assert [label for label, _, _ in drawn] == ["model", "repeat the last frame", "mean of the given frames"] * 4
     assert all(frames == [11, 12, 13] for _, frames, _ in drawn)
     np.testing.assert_array_equal(drawn[0][2], [np.nan if value is None else value for value in psnr])
-    assert drawn[1][2] == [9, 8, 7] and drawn[2][2] == [0.9, 0.8, 0.7] and drawn[5][2] == [1, 2, 3]
+    assert drawn[1][2] == [9, 8, 7] and drawn[2][2] == [6, 5, 4] and drawn[3][2] == [0.9, 0.8, 0.7]
+    assert drawn[6][2] == [1, 2, 3] and drawn[9][2] == [4, 5, 6]
     picture = cv2.imread(str(tmp_path / "per_frame.png"))
-    assert picture.shape[1] == 1200 and (picture != 255).any(axis=2).mean() > 0.01
+    assert picture.shape[1] == 1600 and (picture != 255).any(axis=2).mean() > 0.01
 
 
 # ---- in a test

@@ -80,6 +80,9 @@ def test_from_a_frame_on_the_truth_stands_beside_the_forecast_as_far_as_it_goes(
         assert len(figures["model"]["psnr_per_frame"]) == true_frames and figures["first_frame"] == start
         # The last given frame has the value 8 * (start + 2), the one after it 8 more.
         assert figures["repeat_last_frame"]["psnr_per_frame"][0] == pytest.approx(20 * np.log10(255 / 8), abs=1e-3)
+        # The mean of the three given frames is 8 * (start + 1).
+        assert figures["mean_frame"]["psnr_per_frame"][0] == pytest.approx(20 * np.log10(255 / 16), abs=1e-3)
+        assert "actions" not in figures
 
 
 def test_a_forecast_is_that_of_the_network(checkpoint, tmp_path):

@@ -354,9 +354,10 @@ def test_a_run_leaves_its_flags_figures_and_curves(kth_sample, tmp_path):
     for row in tests:
         metrics = json.loads((tmp_path / "results" / row["iteration"] / "metrics.json").read_text())
         assert int(row["clips"]) == metrics["sequences"]
-        for name in ("psnr", "ssim", "mse"):
+        for name in ("psnr", "ssim", "mse", "mae"):
             assert float(row[name]) == metrics["model"][name]
             assert float(row[f"repeat_{name}"]) == metrics["repeat_last_frame"][name]
+            assert float(row[f"mean_{name}"]) == metrics["mean_frame"][name]
     curves = cv2.imread(str(tmp_path / "ck" / "curves.png"))
     assert curves.shape == (400, 1000, 3) and curves.std() > 10
 
@@ -367,11 +368,28 @@ def test_a_run_leaves_its_flags_figures_and_curves(kth_sample, tmp_path):
     reader = LogReader(file_path=str(tmp_path / "vdl" / name))
     tags = reader.get_tags()
     assert set(tags["scalar"]) == {
-        "train/loss", "train/lr", "train/eta", "train/gradient_norm", "train/ips", "test/psnr", "test/ssim", "test/mse"
+        "train/loss", "train/lr", "train/eta", "train/gradient_norm", "train/ips",
+        "test/psnr", "test/ssim", "test/mse", "test/mae",
     }  # fmt: skip
     assert set(tags["image"]) == {"test/forecast_1", "test/forecast_2"}
     logged = {point.id: point.value for point in reader.get_data("scalar", "train/loss")}
     assert logged == pytest.approx({int(row["iteration"]): float(row["loss"]) for row in losses_of(config)}, rel=1e-6)
+
+
+def test_metrics_of_a_run_that_an_older_version_began_stay_and_go_on(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=1)
+    trainer.train(config)
+    path = tmp_path / "ck" / "metrics.csv"
+    older = ["iteration", "clips", "psnr", "ssim", "mse", "repeat_psnr", "repeat_ssim", "repeat_mse"]
+    before = [[row[name] for name in older] for row in rows_of(config, "metrics.csv")]
+    path.write_text("".join(",".join(row) + "\n" for row in [older, *before, ["3", "7", "1.0"]]))  # the last line cut
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=3))
+    rows = rows_of(config, "metrics.csv")
+    assert [[row[name] for name in older] for row in rows[:2]] == before
+    assert [row["iteration"] for row in rows] == ["1", "2", "3"]
+    assert all(row["mae"] == "" and row["mean_psnr"] == "" for row in rows[:2])
+    assert float(rows[2]["mae"]) > 0 and float(rows[2]["mean_psnr"]) > 0
+    assert cv2.imread(str(tmp_path / "ck" / "curves.png")).std() > 10
 
 
 def test_lines_of_iterations_that_are_done_again_are_taken_out(kth_sample, tmp_path):

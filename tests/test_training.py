@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import FrameMetrics, table, write_pictures
 from src.step import predict, prediction_loss, train_on_batch
-from src.utils.metrics import frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.metrics import BASELINES, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from tests.conftest import assert_same_weights, load_golden, settings_for, sgd, weights_of
 
@@ -227,7 +227,7 @@ def test_the_best_test_so_far_is_in_the_checkpoint_of_its_own_iteration(kth_samp
 # ---- testing
 
 
-def test_figures_are_means_over_every_clip_and_stand_beside_those_of_the_last_frame(kth_sample, tmp_path):
+def test_figures_are_means_over_every_clip_and_stand_beside_those_of_trivial_forecasts(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, batch_size=3, num_save_samples=2)
     dataset = build_dataset(config, "test")
     model = build_model(config)
@@ -235,22 +235,72 @@ def test_figures_are_means_over_every_clip_and_stand_beside_those_of_the_last_fr
 
     clips = np.stack([dataset[index] for index in range(len(dataset))])
     pred, true = predict(config, model, paddle.to_tensor(clips)), clips[:, 3:]
-    last = np.repeat(clips[:, 2:3], 3, axis=1)
+    last, mean = clips[:, 2:3].repeat(3, axis=1), clips[:, :3].mean(axis=1, keepdims=True).repeat(3, axis=1)
     assert metrics["sequences"] == len(dataset) and metrics["iteration"] == 12
-    for who, frames in (("model", pred), ("repeat_last_frame", last)):
+    for who, frames in (("model", pred), ("repeat_last_frame", last), ("mean_frame", mean)):
         for step in range(3):
             p, t = frames[:, step], true[:, step]
             expected = {
                 "mse": frame_mse(p, t).mean(),
+                "mae": np.abs(p.clip(0, 1) - t).sum(axis=(1, 2, 3)).mean(),
                 "psnr": frame_psnr(to_uint8(p), to_uint8(t)).mean(),
                 "ssim": frame_ssim(to_uint8(p), to_uint8(t)).mean(),
             }
             for name, value in expected.items():
                 assert metrics[who][f"{name}_per_frame"][step] == pytest.approx(value, rel=1e-4), (who, name, step)
-        for name in ("mse", "psnr", "ssim"):
+        for name in ("mse", "mae", "psnr", "ssim"):
             assert metrics[who][name] == pytest.approx(np.mean(metrics[who][f"{name}_per_frame"]))
     assert json.loads((tmp_path / "results" / "here" / "metrics.json").read_text()) == metrics
-    assert [line.split()[0] for line in table(metrics).splitlines()[2:]] == ["4", "5", "6", "mean"]
+    rows = table(metrics).splitlines()
+    assert [line.split()[0] for line in rows[2:]] == ["4", "5", "6", "all", "boxing", "running"]
+    assert rows[0].split("|")[1].split() == ["PSNR", "repeat", "mean"]
+    whole = rows[5].replace("|", " ").split()[1:]
+    assert [float(cell) for cell in whole] == pytest.approx(
+        [metrics[who][name] for name in ("psnr", "ssim", "mse", "mae") for who in ("model", *BASELINES)], abs=0.006
+    )
+
+
+def test_kth_has_a_row_for_each_action_in_whatever_batches_its_clips_came(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, batch_size=3)
+    dataset = build_dataset(config, "test")
+    model = build_model(config)
+    metrics = evaluator.evaluate(config, model, dataset, "all", 12)
+    names = [clip.category for clip in dataset.clips]
+    assert list(metrics["actions"]) == sorted(set(names)) and len(set(names)) == 2
+    for action, found in metrics["actions"].items():
+        part = paddle.io.Subset(dataset, [index for index, name in enumerate(names) if name == action])
+        alone = evaluator.evaluate(config, model, part, action, 12)
+        assert "actions" not in alone  # one action: its figures are those of the whole
+        assert found["sequences"] == len(part) == alone["sequences"]
+        for who in ("model", *BASELINES):
+            assert found[who].keys() == {"psnr", "ssim", "mse", "mae"}
+            for name, value in found[who].items():
+                assert value == pytest.approx(alone[who][name], rel=1e-5)
+
+
+def test_the_table_has_at_most_100_characters_and_aligned_columns():
+    def figures(psnr, ssim, mse, mae):
+        whole = {"psnr": psnr, "ssim": ssim, "mse": mse, "mae": mae}
+        return {**whole, **{f"{name}_per_frame": [value] * 3 for name, value in whole.items()}}
+
+    who = {
+        "model": figures(None, 1.0, 0.0, 0.0), "repeat_last_frame": figures(9.123, -0.0101, 49152.0, 16384.2),
+        "mean_frame": figures(100.456, 0.5, 1234.56, 999.999),
+    }  # fmt: skip
+    lines = table({"input_length": 10, **who, "actions": {"handclapping": who, "walking": who}}).splitlines()
+    assert {len(line) for line in lines} == {100}
+    assert lines[-1].replace("|", " ").split() == [
+        "walking", "inf", "9.12", "100.46", "1.0000", "-0.010", "0.5000", "0.00", "49152", "1234.6", "0.00", "16384",
+        "1000.0",
+    ]  # fmt: skip
+    assert {len(line) for line in table({"input_length": 10, **who}).splitlines()} == {93}
+
+
+def test_mae_is_the_sum_of_absolute_differences_of_the_clipped_prediction():
+    pred, true = np.array([[[1.5, 0.25]], [[-1.0, 0.5]]]), np.array([[[0.5, 0.5]], [[0.25, 0.5]]])
+    np.testing.assert_allclose(frame_mae(pred, true), [0.75, 0.25])
+    with pytest.raises(ValueError, match="different shapes"):
+        frame_mae(pred, true[:1])
 
 
 def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample, tmp_path):

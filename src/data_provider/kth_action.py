@@ -64,6 +64,11 @@ class KTHAction(ClipDataset):
         """The clips of a run's flags; ``paths`` is the root."""
         return cls(paths, mode, config.total_length, config.img_width, config.cache_bytes)
 
+    @property
+    def actions(self) -> list[str]:
+        """The action of each clip."""
+        return [clip.category for clip in self.clips]
+
     def _why_no_clip(self) -> str:
         if not self.recordings:
             first, last = PERSONS[self.mode][0], PERSONS[self.mode][-1]

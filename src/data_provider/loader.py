@@ -71,6 +71,14 @@ def spread(dataset: paddle.io.Dataset, limit: int) -> paddle.io.Dataset:
     return paddle.io.Subset(dataset, [index * len(dataset) // limit for index in range(limit)])
 
 
+def actions_of(dataset: paddle.io.Dataset) -> list[str]:
+    """What each clip shows, of a data set that has ``actions``, or of a part of one; empty where it has none."""
+    if isinstance(dataset, paddle.io.Subset):
+        actions = actions_of(dataset.dataset)
+        return [actions[index] for index in dataset.indices] if actions else []
+    return list(getattr(dataset, "actions", ()))
+
+
 class _ShuffledBatches:
     """Indices of each iteration's batch: a function of the seed and the iteration, so a run can start anywhere.
 

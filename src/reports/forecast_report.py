@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,18 @@ from src.reports.pictures import (
 )
 from src.runtime.files import write_whole
 from src.runtime.log import warn_if_unwritable
-from src.utils.metrics import BASELINE, UNITS, frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.metrics import BASELINES, UNITS, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 
 PICTURE_NAME = re.compile(rf"(gt|pd)\d+\.png|{re.escape(SHEET_FILE)}|{re.escape(ANIMATION_FILE)}")
 METRICS_FILE = "metrics.json"
+COLUMNS = "repeat = the last given frame, repeated; mean = the mean of the given frames"
+CELL_WIDTH = 6  # of the table: with this and the longest action it has 100 characters
 
 logger = logging.getLogger("e3d_lstm")
 
 
 class FrameMetrics:
-    """PSNR, SSIM and MSE of each predicted frame of each clip, added batch by batch."""
+    """PSNR, SSIM, MSE and MAE of each predicted frame of each clip, added batch by batch."""
 
     def __init__(self) -> None:
         self.per_clip: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
@@ -59,6 +61,7 @@ class FrameMetrics:
             "psnr": frame_psnr(pred_uint8, true_uint8),
             "ssim": frame_ssim(pred_uint8, true_uint8),
             "mse": frame_mse(pred, true),
+            "mae": frame_mae(pred, true),
         }
         for name, values in batch_metrics.items():
             self.per_clip[name].append(values.reshape([batch, steps]))
@@ -70,74 +73,109 @@ class FrameMetrics:
         """
         result: dict[str, Any] = {}
         for name in UNITS:
-            values = np.concatenate(self.per_clip[name])  # (clips, steps)
-            finite = values != np.inf
+            values = self.values(name)
             if name == "psnr":
-                result["psnr_infinite_frames"] = int((~finite).sum())
-            result[name] = _mean(values[finite])
-            result[f"{name}_per_frame"] = [_mean(values[finite[:, step], step]) for step in range(values.shape[1])]
+                result["psnr_infinite_frames"] = int((values == np.inf).sum())
+            result[name] = _mean(values)
+            result[f"{name}_per_frame"] = [_mean(values[:, step]) for step in range(values.shape[1])]
         return result
+
+    def means(self, clips: np.ndarray) -> dict[str, float | None]:
+        """Mean of each metric over some of the clips (a mask, bool ``[clips]``) and their frames."""
+        return {name: _mean(self.values(name)[clips]) for name in UNITS}
+
+    def values(self, name: str) -> np.ndarray:
+        """A metric of every frame, float64 ``[clips, steps]``."""
+        return np.concatenate(self.per_clip[name])
 
 
 class ForecastMetrics:
-    """:class:`FrameMetrics` of forecasts, and of the trivial forecast that repeats the last given frame."""
+    """:class:`FrameMetrics` of forecasts, and of the trivial ones of BASELINES, which are made of the given frames."""
 
     def __init__(self) -> None:
-        self.model, self.baseline = FrameMetrics(), FrameMetrics()
+        self.of_forecast = {name: FrameMetrics() for name in ("model", *BASELINES)}
+        self.actions: list[str] = []  # of each clip, where they are known
 
     @classmethod
     def of(cls, parts: Sequence[ForecastMetrics]) -> ForecastMetrics:
         """Those of all the parts."""
         whole = cls()
-        whole.model = FrameMetrics.of([part.model for part in parts])
-        whole.baseline = FrameMetrics.of([part.baseline for part in parts])
+        for name in whole.of_forecast:
+            whole.of_forecast[name] = FrameMetrics.of([part.of_forecast[name] for part in parts])
+        whole.actions = [action for part in parts for action in part.actions]
         return whole
 
-    def add(self, last_given: np.ndarray, true: np.ndarray, pred: np.ndarray) -> None:
+    def add(self, given: np.ndarray, true: np.ndarray, pred: np.ndarray, actions: Sequence[str] = ()) -> None:
         """Add a batch.
 
         Args:
-            last_given: the last given frame of each clip, ``[B, 1, H, W, C]`` in [0, 1].
-            true, pred: the frames after it ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it.
+            given: the given frames of each clip, ``[B, input_length, H, W, C]`` in [0, 1].
+            true, pred: the frames after them ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it.
+            actions: what each clip shows; empty where that is not known.
         """
-        self.model.add(pred, true)
-        self.baseline.add(np.broadcast_to(last_given, true.shape), true)
+        forecasts = {"model": pred, "repeat_last_frame": given[:, -1:], "mean_frame": given.mean(axis=1, keepdims=True)}
+        for name, frames in forecasts.items():
+            self.of_forecast[name].add(np.broadcast_to(frames, true.shape), true)
+        self.actions.extend(actions)
 
     def summary(self, config: Config) -> dict[str, Any]:
-        """What metrics.json holds of both, and the frames that they belong to."""
-        return {
+        """What metrics.json holds of all of them, and the frames that they belong to."""
+        result = {
             "input_length": config.input_length,
             "total_length": config.total_length,
             "img_width": config.img_width,
-            "model": self.model.summary(),
-            BASELINE: self.baseline.summary(),
+            **{name: metrics.summary() for name, metrics in self.of_forecast.items()},
         }
+        actions = sorted(set(self.actions))
+        if len(actions) > 1:
+            clips = {action: np.array(self.actions) == action for action in actions}
+            result["actions"] = {
+                action: {
+                    "sequences": int(mask.sum()),
+                    **{name: metrics.means(mask) for name, metrics in self.of_forecast.items()},
+                }
+                for action, mask in clips.items()
+            }
+        return result
 
 
 def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if values.size else None
+    """Of the finite ones; None where there is none."""
+    finite = values[values != np.inf]
+    return float(finite.mean()) if finite.size else None
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """metrics.json as a table: a row for each predicted frame, and the means."""
-    model, baseline = metrics["model"], metrics[BASELINE]
-    header = "frame" + "".join(f" |{unit:>9} {'repeat':>8}" for unit in UNITS.values())
-    lines = [header, "-" * len(header)]
-    first = metrics["input_length"] + 1
-    for step in range(len(model["mse_per_frame"])):
-        cells = [(model[f"{name}_per_frame"][step], baseline[f"{name}_per_frame"][step]) for name in UNITS]
-        lines.append(_row(f"{first + step:5d}", cells))
-    lines.append(_row(" mean", [(model[name], baseline[name]) for name in UNITS]))
+    """metrics.json as a table of at most 100 characters: a row for each predicted frame, one for the means over all of
+    them, and one for each action where there are several."""
+    actions = metrics.get("actions", {})
+    width = max(map(len, ("frame", *actions)))  # of the labels
+    names = "".join(f" {name:>{CELL_WIDTH}}" for name in BASELINES.values())
+    lines = [f"{'frame':<{width}}" + "".join(f" |{name.upper():>{CELL_WIDTH}}{names}" for name in UNITS)]
+    lines.append("-" * len(lines[0]))
+    for step in range(len(metrics["model"]["mse_per_frame"])):
+        label = f"{metrics['input_length'] + 1 + step:5d}"
+        lines.append(_row(label, width, lambda who, name, step=step: metrics[who][f"{name}_per_frame"][step]))
+    lines.append(_row("  all", width, lambda who, name: metrics[who][name]))
+    for action, means in actions.items():
+        lines.append(_row(action, width, lambda who, name, means=means: means[who][name]))
     return "\n".join(lines)
 
 
-def _row(label: str, cells: list[tuple[float | None, float | None]]) -> str:
-    columns = zip(cells, (2, 4, 2))  # decimals of PSNR, SSIM, MSE
-    return label + "".join(f" |{_cell(m, places):>9} {_cell(b, places):>8}" for (m, b), places in columns)
+def _row(label: str, width: int, value: Callable[[str, str], float | None]) -> str:
+    """A row of the table, of the values of each forecast and metric."""
+    row = f"{label:<{width}}"
+    for name in UNITS:
+        cells = [_cell(value(who, name), 4 if name == "ssim" else 2) for who in ("model", *BASELINES)]
+        row += " |" + " ".join(f"{cell:>{CELL_WIDTH}}" for cell in cells)
+    return row
 
 
 def _cell(value: float | None, places: int) -> str:
-    return "inf" if value is None else f"{value:.{places}f}"
+    """With fewer places where a number would be too wide."""
+    if value is None:
+        return "inf"
+    return next((text for p in range(places, 0, -1) if len(text := f"{value:.{p}f}") <= CELL_WIDTH), f"{value:.0f}")
 
 
 def report_test(config: Config, directory: str, metrics: dict[str, Any]) -> None:
@@ -150,8 +188,8 @@ def report_test(config: Config, directory: str, metrics: dict[str, Any]) -> None
     with warn_if_unwritable(config.is_training):
         write_metrics(directory, metrics)
     logger.info(
-        "test of %d clips%s; repeat = the last given frame, repeated\n%s\nfigures: %s%s",
-        metrics["sequences"], "" if iteration is None else f" after {iteration} iterations", table(metrics),
+        "test of %d clips%s; %s\n%s\nfigures: %s%s",
+        metrics["sequences"], "" if iteration is None else f" after {iteration} iterations", COLUMNS, table(metrics),
         os.path.join(directory, METRICS_FILE), f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
     )  # fmt: skip
     _draw_per_frame(config, directory, metrics)
@@ -164,7 +202,7 @@ def report_film(config: Config, directory: str, metrics: dict[str, Any]) -> None
         WriteError: they cannot be written.
     """
     write_metrics(directory, metrics)
-    logger.info("against how it went on; repeat = the last given frame, repeated\n%s", table(metrics))
+    logger.info("against how it went on; %s\n%s", COLUMNS, table(metrics))
     _draw_per_frame(config, directory, metrics)
 
 

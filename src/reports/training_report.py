@@ -29,11 +29,14 @@ from src.config import Config
 from src.flag_values import lr_schedule_length
 from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
-from src.utils.metrics import BASELINE, UNITS, to_uint8
+from src.utils.metrics import BASELINES, UNITS, to_uint8
 
 CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
-METRICS = ("iteration", "clips", *UNITS, *(f"repeat_{name}" for name in UNITS))
+COLUMNS_OF = {"model": "", **{name: f"{short}_" for name, short in BASELINES.items()}}  # psnr, repeat_psnr, mean_psnr
+METRICS = ("iteration", "clips", *(f"{column}{name}" for column in COLUMNS_OF.values() for name in UNITS))
+# A run that an older version began has no such columns: it goes on, and its cells before stay empty.
+LATER_COLUMNS = {name for name in METRICS if name.startswith("mean_") or name.endswith("mae")}
 POINTS = 2000  # of a curve; more cannot be told apart
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 ZOOM_TO = 64  # pixels: smaller frames are enlarged in VisualDL's pictures
@@ -129,11 +132,10 @@ class TrainingReport:
 
     def test(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Record the metrics of a test (what its metrics.json holds) and draw the curves anew."""
-        model, baseline = metrics["model"], metrics[BASELINE]
-        row = (iteration, metrics["sequences"], *(model[name] for name in UNITS), *(baseline[name] for name in UNITS))
+        row = (iteration, metrics["sequences"], *(metrics[who][name] for who in COLUMNS_OF for name in UNITS))
         self._attempt(METRICS_CSV, self._append, self.metrics, row)
         for name in UNITS:
-            self._scalar(f"test/{name}", model[name], iteration)
+            self._scalar(f"test/{name}", metrics["model"][name], iteration)
         self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
 
     def forecast(self, iteration: int, number: int, true: np.ndarray, pred: np.ndarray) -> None:
@@ -189,10 +191,11 @@ class TrainingReport:
 
     def _open(self, name: str, header: Sequence[str], iteration: int) -> io.TextIOBase:
         path = os.path.join(self.config.save_dir, name)
-        rows = [header, *(row for row in _rows(path, header) if int(row["iteration"]) <= iteration)]
+        required = [column for column in header if column not in LATER_COLUMNS]
+        rows = [row for row in _rows(path, required) if int(row["iteration"]) <= iteration]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows(row if row is header else [row[column] for column in header] for row in rows)
+        writer.writerows([header, *([row.get(column, "") for column in header] for row in rows)])
         write_whole(path, text.getvalue())
         return open(path, "a", encoding="utf-8", newline="", buffering=1)
 
@@ -236,14 +239,14 @@ def draw_curves(save_dir: str) -> None:
 
 
 def _rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a csv file that have all the columns; one that a kill has cut is left out."""
+    """The lines of a csv file, if it has the columns; a line that a kill has cut is left out."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        return [
-            row for row in csv.DictReader(file)
-            if all(row.get(column) is not None for column in columns) and row["iteration"].isdecimal()
-        ]  # fmt: skip
+        reader = csv.DictReader(file)
+        if not set(columns) <= set(reader.fieldnames or ()):
+            return []
+        return [row for row in reader if None not in row.values() and row["iteration"].isdecimal()]
 
 
 def _columns(path: str, names: Sequence[str]) -> np.ndarray:

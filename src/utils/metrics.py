@@ -1,6 +1,6 @@
-"""PSNR, SSIM and MSE of predicted frames. docs/testing.md states the same definitions.
+"""PSNR, SSIM, MSE and MAE of predicted frames. docs/testing.md states the same definitions.
 
-PSNR and SSIM are taken on uint8 frames, MSE on frames in [0, 1].
+PSNR and SSIM are taken on uint8 frames, MSE and MAE on frames in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 PEAK = 255  # of a uint8 frame
-UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE"}
-BASELINE = "repeat_last_frame"  # the trivial forecast that a model is compared with
+UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "mse": "MSE", "mae": "MAE"}
+# The trivial forecasts that a model is compared with, and their columns in tables.
+BASELINES = {"repeat_last_frame": "repeat", "mean_frame": "mean"}
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
@@ -73,10 +74,18 @@ def frame_mse(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     Returns:
         float64 ``[N]``.
     """
+    return np.sum(np.square(_difference(pred, true)), axis=tuple(range(1, pred.ndim)), dtype=np.float64)
+
+
+def frame_mae(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Sum of absolute differences of each frame (the field's "MAE per frame"); otherwise as :func:`frame_mse`."""
+    return np.sum(np.abs(_difference(pred, true)), axis=tuple(range(1, pred.ndim)), dtype=np.float64)
+
+
+def _difference(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     if pred.shape != true.shape:
         raise ValueError(f"frames of different shapes: {pred.shape} and {true.shape}")
-    difference = np.clip(pred, 0.0, 1.0) - true
-    return np.sum(np.square(difference), axis=tuple(range(1, pred.ndim)), dtype=np.float64)
+    return np.clip(pred, 0.0, 1.0) - true
 
 
 def _check_frames(pred: np.ndarray, true: np.ndarray) -> None:
