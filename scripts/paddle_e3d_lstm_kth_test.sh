@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test a checkpoint on KTH at the full size: PSNR, SSIM and MSE over every clip of persons 17-25, and pictures.
+# Test a checkpoint on KTH at the full size: PSNR, SSIM, MSE and MAE over every clip of persons 17-25, and pictures.
 #
 #   bash scripts/paddle_e3d_lstm_kth_test.sh [DATA [PRETRAINED_MODEL [GEN_FRM_DIR]]] [more flags of runp.py]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test a checkpoint on Moving MNIST at the full size: PSNR, SSIM and MSE over every clip of a file, and pictures.
+# Test a checkpoint on Moving MNIST at the full size: PSNR, SSIM, MSE and MAE over every clip of a file, and pictures.
 #
 #   bash scripts/paddle_e3d_lstm_mm_test.sh [TEST_DATA [PRETRAINED_MODEL [GEN_FRM_DIR]]] [more flags of runp.py]
 #

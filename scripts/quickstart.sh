@@ -38,7 +38,7 @@ say "testing on persons the network has not seen"
 "$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --out quickstart/results/forecast.png
 
 say "done"
-echo "the table above compares the network with repeating the last given frame (column 'repeat')"
+echo "the table above compares the network with the last given frame ('repeat') and with the mean of the given ones ('mean')"
 echo "forecasts to look at:  $ROOT/quickstart/results/forecast.png"
 echo "all pictures:          $ROOT/quickstart/results/test_result/1 ... 10"
 echo "curves:                $ROOT/quickstart/checkpoints/curves.png"

@@ -41,7 +41,7 @@ say "testing on digits the network has not seen"
 "$PY" scripts/draw_forecast.py "$ALL"/results/test_result/{1,2,3} --out "$ALL/results/forecast.png"
 
 say "done"
-echo "the table above compares the network with repeating the last given frame (column 'repeat')"
+echo "the table above compares the network with the last given frame ('repeat') and with the mean of the given ones ('mean')"
 echo "forecasts to look at:  $ROOT/$ALL/results/forecast.png"
 echo "all pictures:          $ROOT/$ALL/results/test_result/1 ... 10"
 echo "curves:                $ROOT/$ALL/checkpoints/curves.png"

@@ -135,7 +135,7 @@ class Config:
     total_length: int = _flag(30, parse_int, "frames given + predicted", minimum=2, maximum=10000)
     filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
     num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
-    layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates")
+    layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates (e3d_lstm alone)")
     norm_epsilon: float = _flag(
         1e-5, parse_float, "added to the variance in every norm; 1 keeps small states small, which learns sooner",
         above=0.0, maximum=FLOAT32_LIMIT,
