@@ -22,10 +22,11 @@ cd "$ROOT"
 say "ten clips of digits that the network has not seen: 10 frames given, 10 predicted"
 "$PY" runp.py --is_training False --dataset_name mnist --valid_data_paths pretrained/moving_mnist/clips.npy \
   --pretrained_model pretrained/moving_mnist --batch_size 1 --gen_frm_dir demo
+"$PY" scripts/draw_forecast.py demo/test_result/{1,2,3,4} --out demo/forecast.gif
 "$PY" scripts/draw_forecast.py demo/test_result/{1,2,3,4} --out demo/forecast.png
 
 say "done"
 echo "the table above compares the network with repeating the last given frame (column 'repeat')"
-echo "forecasts to look at:  $ROOT/demo/forecast.png"
-echo "playing beside truth:  $ROOT/demo/test_result/1/forecast.gif ... 10/forecast.gif"
-echo "how a film of yours goes on:  bash scripts/demo.sh FILM"
+echo "forecasts that play beside the truth:  $ROOT/demo/forecast.gif"
+echo "the same, frame by frame:              $ROOT/demo/forecast.png"
+echo "how a film of yours goes on:           bash scripts/demo.sh FILM"

@@ -1,8 +1,9 @@
-"""Put the sheets of several forecasts of a test below one another in one picture.
+"""Put several forecasts of a test in one picture: their sheets below one another, or their animations in pairs.
 
     python scripts/draw_forecast.py results/kth/test_result/{1,2,3} --out forecast.png
+    python scripts/draw_forecast.py results/kth/test_result/{1,2,3,4} --out forecast.gif
 
-Reads sheet.png of the folders that a test writes: rows for truth, forecast and error.
+Reads sheet.png, or forecast.gif where --out ends in .gif, of the folders that a test writes.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from src.config import OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
-from src.reports.pictures import SHEET_FILE  # noqa: E402
+from src.reports.pictures import ANIMATION_FILE, FRAMES_PER_SECOND, SHEET_FILE, write_gif  # noqa: E402
 
 WHITE = 255
 
@@ -44,18 +46,46 @@ def montage(sheets: list[np.ndarray]) -> np.ndarray:
     ])  # fmt: skip
 
 
+def read_animation(folder: Path) -> list[np.ndarray]:
+    """The animation of a forecast: uint8 RGB ``[rows, columns, 3]``, a picture a frame.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / ANIMATION_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {ANIMATION_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>")
+    with Image.open(path, formats=["GIF"]) as film:
+        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+
+
+def pairs(films: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Films of one shape and length, two beside each other; white where the last has no neighbour."""
+    if len({(len(film), film[0].shape) for film in films}) > 1:
+        raise UserError("the animations have different sizes or lengths; give forecasts of one test")
+    blank = [np.full_like(picture, WHITE) for picture in films[0]]
+    films = films + [blank] * (len(films) % 2 and len(films) > 1)
+    rows = [films[start : start + 2] for start in range(0, len(films), 2)]
+    return [np.vstack([np.hstack([film[place] for film in row]) for row in rows]) for place in range(len(blank))]
+
+
 def main() -> int:
     parser = OneLineParser(
         prog="scripts/draw_forecast.py", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("folders", type=Path, nargs="+", help="<gen_frm_dir>/<test>/<batch>")
-    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write, .png or .gif")
     try:
         arguments = parser.parse_args()
-        picture = montage([read_sheet(folder) for folder in arguments.folders])
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        if arguments.out.suffix == ".gif":
+            film = pairs([read_animation(folder) for folder in arguments.folders])
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write_gif(str(arguments.out), film, FRAMES_PER_SECOND)
+        else:
+            picture = montage([read_sheet(folder) for folder in arguments.folders])
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     except (UserError, OSError) as error:
         print(f"draw_forecast.py: {error}", file=sys.stderr)
         return 2

@@ -26,15 +26,15 @@ say "drawing sample data in KTH's layout: $DATA"
 "$PY" scripts/make_sample_data.py --out "$DATA" --dusk --size 64x64 --frames 60 --actions walking,jogging,running \
   --persons 01,02,03,04,05,06,07,08,17,18
 
-say "training: 4100 iterations; docs/recipe.md explains the flags"
+say "training: 3500 iterations; docs/recipe.md explains the flags"
 "$PY" runp.py --train_data_paths "$DATA" --valid_data_paths "$DATA" "${NETWORK[@]}" --save_dir quickstart/checkpoints \
   --gen_frm_dir quickstart/results --seed 1 --batch_size 1 --optimizer adam --betas 0.9,0.999 --weight_decay 0 \
-  --lr_schedule cosine:5e-3:4100:200 --l1_weight 0.3 --l1_from 3000 --sampling_changing_rate 0.0006 \
-  --max_iterations 4100 --display_interval 100 --snapshot_interval 1025 --test_interval 2050 --test_max_clips 20
+  --lr_schedule cosine:5e-3:3500:180 --l1_weight 0.3 --l1_from 2500 --sampling_changing_rate 0.00034 \
+  --max_iterations 3500 --display_interval 100 --snapshot_interval 875 --test_interval 1750 --test_max_clips 20
 
 say "testing on persons the network has not seen"
 "$PY" runp.py --is_training False --valid_data_paths "$DATA" --batch_size 4 \
-  --pretrained_model quickstart/checkpoints/4100 --gen_frm_dir quickstart/results
+  --pretrained_model quickstart/checkpoints/3500 --gen_frm_dir quickstart/results
 "$PY" scripts/draw_forecast.py quickstart/results/test_result/{4,7,10} --out quickstart/results/forecast.png
 
 say "done"
@@ -42,4 +42,4 @@ echo "the table above compares the network with the last given frame ('repeat') 
 echo "forecasts to look at:  $ROOT/quickstart/results/forecast.png"
 echo "all pictures:          $ROOT/quickstart/results/test_result/1 ... 10"
 echo "curves:                $ROOT/quickstart/checkpoints/curves.png"
-echo "checkpoint:            $ROOT/quickstart/checkpoints/4100"
+echo "checkpoint:            $ROOT/quickstart/checkpoints/3500"

@@ -13,6 +13,7 @@ from scripts.make_sample_data import make_tree
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.kth_sequences import ACTIONS
 from src.errors import UserError
+from src.reports.pictures import write_gif
 from tests.helpers import ROOT, script
 
 # ---- sample data
@@ -79,6 +80,30 @@ def test_the_sheets_of_several_forecasts_become_one_picture(tmp_path):
 
     result = script("draw_forecast.py", tmp_path / "nowhere", "--out", tmp_path / "forecast.png")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "sheet.png" in result.stderr
+
+
+def test_the_animations_of_several_forecasts_play_in_pairs(tmp_path):
+    for number, grey in enumerate((60, 120, 200), start=1):
+        (tmp_path / str(number)).mkdir()
+        film = [np.full([20, 30, 3], grey + step, np.uint8) for step in (0, 5)]
+        write_gif(str(tmp_path / str(number) / "forecast.gif"), film, 5)
+    folders = [tmp_path / number for number in "123"]
+    result = script("draw_forecast.py", *folders, "--out", tmp_path / "out" / "forecast.gif")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "out" / "forecast.gif") as film:
+        assert film.n_frames == 2 and film.size == (60, 40)
+        film.seek(1)
+        last = np.asarray(film.convert("L"), dtype=int)
+    for rows, columns, grey in ((0, 0, 65), (0, 30, 125), (20, 0, 205), (20, 30, 255)):
+        assert np.abs(last[rows : rows + 20, columns : columns + 30] - grey).max() <= 8
+
+    write_gif(str(tmp_path / "3" / "forecast.gif"), film_of_another_length(), 5)
+    result = script("draw_forecast.py", *folders, "--out", tmp_path / "forecast.gif")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "forecasts of one test" in result.stderr
+
+
+def film_of_another_length():
+    return [np.full([20, 30, 3], grey, np.uint8) for grey in (0, 100, 200)]
 
 
 def test_the_picture_of_the_network_is_drawn_by_its_script(tmp_path):

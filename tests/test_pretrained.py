@@ -1,0 +1,102 @@
+"""The weights that come with the project, the script that makes such folders, and the demo."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from src import evaluator, trainer
+from src.checkpoints.checkpoint import read_checkpoint
+from src.config import Config
+from tests.conftest import settings_for
+from tests.helpers import ROOT, script
+
+FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_weights_are_a_whole_checkpoint_with_a_card_and_no_path(folder):
+    checkpoint = read_checkpoint("pretrained", str(folder))
+    assert checkpoint.weights and not checkpoint.optimizer
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+    state = (folder / "state.json").read_text()
+    assert "/" not in state.replace("safetensors", "") and json.loads(state)["config"]["save_dir"] == "checkpoints"
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("Licence", "Good for", "repeat", "mean frame"))
+    for name in ("losses.csv", "metrics.csv", "curves.png"):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
+    """On the ten clips of the demo. The weights are a golden too: figures that change show that the network has."""
+    folder = ROOT / "pretrained" / "moving_mnist"
+    network = json.loads((folder / "state.json").read_text())["config"]
+    shape = {name: network[name] for name in ("img_width", "patch_size", "num_hidden", "filter_size", "norm_epsilon",
+                                              "input_length", "total_length")}  # fmt: skip
+    config = Config(
+        is_training=False, dataset_name="mnist", valid_data_paths=str(folder / "clips.npy"),
+        pretrained_model=str(folder), gen_frm_dir=str(tmp_path), batch_size=5, num_save_samples=0, num_workers=0,
+        device="cpu", **shape,
+    )  # fmt: skip
+    evaluator.test(config)
+    metrics = json.loads((tmp_path / "test_result" / "metrics.json").read_text())
+    assert metrics["sequences"] == 10
+    assert metrics["model"]["psnr"] > metrics["repeat_last_frame"]["psnr"] + 4
+    assert metrics["model"]["ssim"] > metrics["repeat_last_frame"]["ssim"] + 0.15
+
+
+def test_a_shared_checkpoint_tests_as_the_run_s_own_and_holds_no_path(kth_sample, tmp_path, undrawn):
+    config = settings_for(kth_sample, tmp_path, optimizer="adam", ema=0.9, max_iterations=2, test_interval=2)
+    trainer.train(config)
+    result = script("share_checkpoint.py", f"{config.save_dir}/2", "--out", tmp_path / "shared")
+    assert result.returncode == 0, result.stderr
+    assert {"model.safetensors", "state.json", "losses.csv", "metrics.csv"} <= set(os.listdir(tmp_path / "shared"))
+    assert "optimizer.safetensors" not in os.listdir(tmp_path / "shared")
+    shared = read_checkpoint("", str(tmp_path / "shared"))
+    own = read_checkpoint("", f"{config.save_dir}/2")
+    for name, average in own.average.items():  # what a test of the run uses
+        np.testing.assert_array_equal(shared.weights[name], average)
+    assert str(tmp_path) not in (tmp_path / "shared" / "state.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "out", "what"),
+    [("nowhere", "new", "nowhere"), ("empty", "new", "empty"), ("CK", "empty", "empty: is there already")],
+)
+def test_a_mistake_is_answered_in_one_line(tmp_path, checkpoint, out, what):
+    (tmp_path / "empty").mkdir()
+    source = ROOT / "pretrained" / "moving_mnist" if checkpoint == "CK" else tmp_path / checkpoint
+    result = script("share_checkpoint.py", source, "--out", tmp_path / out)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and what in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def demo(*arguments):
+    """Run scripts/demo.sh with this environment."""
+    environment = {**os.environ, "E3D_VENV": sys.prefix}
+    command = ["bash", "scripts/demo.sh", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_demo_shows_forecasts_of_digits():
+    result = demo()
+    assert result.returncode == 0, result.stderr
+    for name in ("forecast.gif", "forecast.png", "test_result/metrics.json"):
+        assert (ROOT / "demo" / name).stat().st_size > 0
+    assert "demo/forecast.gif" in result.stdout
+
+
+def test_the_demo_forecasts_a_film(kth_sample):
+    film = next((kth_sample / "boxing").iterdir())
+    result = demo(str(film))
+    assert result.returncode == 0, result.stderr
+    assert len(list((ROOT / "demo" / "films" / film.name).glob("pd*.png"))) == 10
+
+
+@pytest.mark.parametrize("arguments", [("a.avi", "b.avi"), ("nowhere.avi",)])
+def test_the_demo_answers_a_mistake(arguments):
+    result = demo(*arguments)
+    assert result.returncode == 2 and "Traceback" not in result.stderr and result.stderr.strip()
