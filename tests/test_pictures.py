@@ -103,6 +103,35 @@ def test_text_is_never_cut_off():
                 assert (edge == 255).all()
 
 
+@pytest.mark.parametrize("known", [20, 4])
+def test_a_sheet_of_many_frames_is_cut_into_bands_given_frames_first(known, monkeypatch):
+    said = {}
+    write_text = pictures._write_text
+    monkeypatch.setattr(pictures, "_write_text", lambda *a: said.setdefault(a[1], []).append(a[2:4]) or write_text(*a))
+    frames = grey(np.linspace(0.1, 0.9, 30), 128)
+    sheet = contact_sheet(frames[:10], frames[10 : 10 + known], frames[10:])
+    assert sheet.shape[1] <= pictures.SHEET_WIDTH and sheet.shape[0] < 1200
+    # Ten columns in three bands, the given ones above; each frame stands below its number.
+    baselines = [[said[str(number)][0][1] for number in band] for band in (range(1, 11), range(11, 21), range(21, 31))]
+    assert all(len(set(band)) == 1 for band in baselines) and baselines[0] < baselines[1] < baselines[2]
+    for number, frame in enumerate(frames, start=1):
+        left, baseline = said[str(number)][0]
+        expected = int(frame[0, 0, 0] * 255)
+        row = 0 if number <= 10 + known else 128 + 4  # without a truth the forecast alone
+        assert (sheet[baseline + 10 + row, left] == expected).all(), number
+    assert len(said["given"]) == 1 and len(said["forecast"]) == 2 * 2 and len(said["truth"]) == 3
+    assert len(said.get("no truth", [])) == (0 if known == 20 else 2 * 2)
+    for edge in (sheet[:4], sheet[-4:], sheet[:, :4], sheet[:, -4:]):
+        assert (edge == 255).all()
+
+
+@pytest.mark.parametrize("side", [16, 128, 3000])
+def test_a_sheet_is_as_wide_as_a_screen_shows_or_one_frame(side):
+    frames = np.zeros([60, side, side, 1], np.float32)[: 4 if side == 3000 else 60]
+    sheet = contact_sheet(frames[:2], frames[2:], frames[2:])
+    assert sheet.shape[1] <= max(pictures.SHEET_WIDTH, side + 100)
+
+
 @pytest.mark.parametrize(
     ("given", "truth", "forecast"),
     [(GIVEN, TRUTH, FORECAST[:2]), (GIVEN, TRUTH, FORECAST[:0]), (GIVEN[..., 0], None, FORECAST),

@@ -19,6 +19,7 @@ from src.utils.metrics import PEAK, UNITS, to_uint8
 SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "forecast.mp4", "per_frame.png"
 FRAMES_PER_SECOND = 5.0  # of an animation that is looked at: slow enough to follow the error
 ERROR_AT_TOP = 0.5  # the error that has the colour map's last colour; the same in every picture, so they compare
+SHEET_WIDTH = 2000  # pixels at most, for a sheet that is read on a screen; one column is always there
 SHEET_CELL, PANEL = 96, 128  # pixels: smaller frames are enlarged until their longer side has them
 GAP, MARGIN, LINE = 4, 8, 4  # pixels; LINE is the width of the one where the forecast begins
 TEXT_ROW, TEXT_SIZE = 18, 0.45  # pixels; scale of OpenCV's font
@@ -28,13 +29,15 @@ MARK = (214, 39, 40)  # the line where the forecast begins, and what comes after
 PLAIN_COLOURS = (WHITE, BLACK, EMPTY, GREY, MARK)  # of what is drawn around the frames
 ERROR_COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+ROWS = ("truth", "forecast", "error")  # of a sheet
 LEGEND = ("error = | forecast - truth | :  0", f"{ERROR_AT_TOP:g} or more")
 
 
 def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray) -> np.ndarray:
     """All frames at once: a column for each, rows for the truth, the forecast and the error.
 
-    A line stands where the forecast begins. Small frames are enlarged by a whole factor.
+    A line stands where the forecast begins. Small frames are enlarged by a whole factor. A sheet that would be wider
+    than SHEET_WIDTH is cut into bands below one another: the given frames first, then the forecast.
 
     Args:
         given: frames ``[M, H, W, C]`` in [0, 1], C 1 or 3; numbered 1 to M, the others from M + 1.
@@ -48,39 +51,89 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
         ValueError: shapes that do not fit together.
     """
     clip = _Clip(given, truth, forecast, SHEET_CELL)
-    labels = ("truth", "forecast", "error")
-    first_left = MARGIN + max(_text_width(label) for label in labels) + MARGIN
-    # The column where the forecast begins stands off, to make place for the line.
-    lefts = [
-        first_left + place * (clip.width + GAP) + (LINE if place >= clip.given else 0) for place in range(clip.total)
-    ]
-    tops = [MARGIN + 2 * TEXT_ROW + row * (clip.height + GAP) for row in range(3)]
-    bottom = tops[-1] + clip.height
-    rightmost = [lefts[-1] + clip.width, MARGIN + _legend_width(), lefts[clip.given] + _text_width("forecast")]
-    if clip.known < clip.total:
-        rightmost.append(lefts[clip.known] + GAP + _text_width("no truth"))
-    sheet = _canvas(bottom + TEXT_ROW + 2 * MARGIN, max(rightmost) + MARGIN)
+    bands = _bands(clip)
+    bottoms = [MARGIN]
+    for band in bands:
+        bottoms.append(bottoms[-1] + 2 * TEXT_ROW + len(band.rows) * (clip.height + GAP) - GAP + MARGIN)
+    width = max(MARGIN + _legend_width(), *(band.right for band in bands)) + MARGIN
+    sheet = _canvas(bottoms[-1] + TEXT_ROW + MARGIN, width)
+    for band, top in zip(bands, bottoms):
+        _draw_band(sheet, clip, band, top)
+    _draw_legend(sheet, MARGIN, bottoms[-1])
+    return sheet
 
-    for label, top in zip(labels, tops):
-        _write_text(sheet, label, MARGIN, top + clip.height // 2 + TEXT_ROW // 4)
-    split = lefts[clip.given] - (GAP + LINE) // 2
-    if _text_width("given") < split - first_left:
-        _write_text(sheet, "given", first_left, MARGIN + TEXT_ROW - 6, GREY)
-    _write_text(sheet, "forecast", lefts[clip.given], MARGIN + TEXT_ROW - 6, MARK)
-    for place, left in enumerate(lefts):
+
+class _Band:
+    """Frames of a sheet beside one another.
+
+    Args:
+        clip: the whole clip.
+        first, end: places of the frames, counted from 0.
+        indent: pixels; the same in all bands of a sheet, so that their columns stand below one another.
+    """
+
+    def __init__(self, clip: _Clip, first: int, end: int, indent: int = 0) -> None:
+        self.places = range(first, end)
+        self.rows = ROWS if end > clip.given else ROWS[:1]  # given frames are the truth alone
+        self.begin = clip.given if first <= clip.given < end else None  # where the forecast begins, if here
+        self.lefts = {
+            # The column where the forecast begins stands off, to make place for the line.
+            place: _first_left() + indent + number * (clip.width + GAP) + (LINE if first < clip.given <= place else 0)
+            for number, place in enumerate(self.places)
+        }
+        self.unknown = max(clip.known, first) if clip.known < end else None  # the first one without a truth
+        self.right = self.lefts[end - 1] + clip.width
+        # In a band of both, "given" is left out where it does not fit.
+        title = ("given", first) if end <= clip.given else ("forecast", max(clip.given, first))
+        titles = [(self.lefts[title[1]], title[0])]
+        if self.unknown is not None:
+            titles.append((self.lefts[self.unknown] + GAP, "no truth"))
+        self.right = max(self.right, *(left + _text_width(text) for left, text in titles))
+
+
+def _first_left() -> int:
+    return MARGIN + max(_text_width(label) for label in ROWS) + MARGIN
+
+
+def _bands(clip: _Clip) -> list[_Band]:
+    """One band of all frames, or where that is too wide, bands of given frames, then of predicted ones."""
+    whole = _Band(clip, 0, clip.total)
+    if whole.right + MARGIN <= SHEET_WIDTH:
+        return [whole]
+    most = max(1, (SHEET_WIDTH - _first_left() - LINE - MARGIN) // (clip.width + GAP))
+    bands = []
+    for first, end in ((0, clip.given), (clip.given, clip.total)):
+        count = end - first
+        columns = -(-count // -(-count // most))  # as many in each band, but for the last
+        bands += [_Band(clip, place, min(place + columns, end), LINE) for place in range(first, end, columns)]
+    return bands
+
+
+def _draw_band(sheet: np.ndarray, clip: _Clip, band: _Band, band_top: int) -> None:
+    tops = [band_top + 2 * TEXT_ROW + row * (clip.height + GAP) for row in range(len(band.rows))]
+    bottom, text_down = tops[-1] + clip.height, clip.height // 2 + TEXT_ROW // 4
+    for label, top in zip(band.rows, tops):
+        _write_text(sheet, label, MARGIN, top + text_down)
+    first, title = band.places[0], band_top + TEXT_ROW - 6
+    room = sheet.shape[1] if band.begin is None else band.lefts[band.begin] - (GAP + LINE) // 2 - band.lefts[first]
+    if first < clip.given and _text_width("given") < room:
+        _write_text(sheet, "given", band.lefts[first], title, GREY)
+    if clip.given < band.places.stop:
+        _write_text(sheet, "forecast", band.lefts[max(first, clip.given)], title, MARK)
+    for place, left in band.lefts.items():
         number = str(place + 1)
         _write_text(sheet, number, left + (clip.width - _text_width(number)) // 2, tops[0] - 5)
         for frame, top in zip(clip.column(place), tops):
             if frame is not None:
                 sheet[top : top + clip.height, left : left + clip.width] = frame
-    if clip.known < clip.total:
+    if band.unknown is not None:
         for top in (tops[0], tops[2]):
-            left, right = lefts[clip.known], lefts[-1] + clip.width
+            left, right = band.lefts[band.unknown], band.lefts[band.places[-1]] + clip.width
             sheet[top : top + clip.height, left:right] = EMPTY
-            _write_text(sheet, "no truth", left + GAP, top + clip.height // 2 + TEXT_ROW // 4)
-    sheet[MARGIN:bottom, split - LINE // 2 : split + LINE // 2] = MARK
-    _draw_legend(sheet, MARGIN, bottom + MARGIN)
-    return sheet
+            _write_text(sheet, "no truth", left + GAP, top + text_down)
+    if band.begin is not None:
+        split = band.lefts[band.begin] - (GAP + LINE) // 2
+        sheet[band_top:bottom, split - LINE // 2 : split + LINE // 2] = MARK
 
 
 def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray) -> list[np.ndarray]:
