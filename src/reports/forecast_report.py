@@ -26,6 +26,7 @@ from src.reports.pictures import (
     write_mp4,
     write_png,
 )
+from src.reports.report_page import REPORT_FILE, report_page
 from src.runtime.files import write_whole
 from src.runtime.log import warn_if_unwritable
 from src.utils.metrics import BASELINES, UNITS, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
@@ -179,7 +180,7 @@ def _cell(value: float | None, places: int) -> str:
 
 
 def report_test(config: Config, directory: str, metrics: dict[str, Any]) -> None:
-    """Write metrics.json and per_frame.png of a test to its folder, and log the table.
+    """Write metrics.json, per_frame.png and report.html of a test to its folder, and log the table.
 
     Raises:
         WriteError: when testing; in a training what cannot be written is a warning.
@@ -193,6 +194,9 @@ def report_test(config: Config, directory: str, metrics: dict[str, Any]) -> None
         os.path.join(directory, METRICS_FILE), f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
     )  # fmt: skip
     _draw_per_frame(config, directory, metrics)
+    with warn_if_unwritable(config.is_training):
+        _write(os.path.join(directory, REPORT_FILE), report_page(config, directory, metrics))
+        logger.info("all of it on one page, for a browser: %s", os.path.join(directory, REPORT_FILE))
 
 
 def report_film(config: Config, directory: str, metrics: dict[str, Any]) -> None:
@@ -221,22 +225,33 @@ def _draw_per_frame(config: Config, directory: str, metrics: dict[str, Any]) -> 
 
 def write_metrics(directory: str, metrics: dict[str, Any]) -> str:
     """Write metrics.json, whole or not at all, and return its path."""
-    path = os.path.join(directory, METRICS_FILE)
+    return _write(os.path.join(directory, METRICS_FILE), json.dumps(metrics, indent=1, allow_nan=False))
+
+
+def _write(path: str, content: str) -> str:
     try:
-        os.makedirs(directory, exist_ok=True)
-        write_whole(path, json.dumps(metrics, indent=1, allow_nan=False))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise _unwritable(path, error) from None
     return path
 
 
 def remove_pictures(directory: str) -> None:
-    """Remove the pictures of an earlier test: per_frame.png, and those of its batches.
+    """Remove the pictures of an earlier test: per_frame.png, report.html, and those of its batches.
 
     Other files stay.
     """
     try:
-        _remove_files(directory, re.compile(re.escape(PER_FRAME_FILE)))
+        _remove_files(directory, re.compile("|".join(map(re.escape, (PER_FRAME_FILE, REPORT_FILE)))))
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+    remove_clips(directory)
+
+
+def remove_clips(directory: str) -> None:
+    """Remove the pictures of a test's batches, and their folders where nothing else is in them."""
+    try:
         for batch in os.listdir(directory) if os.path.isdir(directory) else []:
             folder = os.path.join(directory, batch)
             if batch.isdecimal() and os.path.isdir(folder):

@@ -14,24 +14,22 @@ import io
 import json
 import logging
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-import paddle
 from tqdm import tqdm
 
 from src.config import Config
 from src.flag_values import lr_schedule_length
+from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
+from src.reports.versions import versions
 from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
 from src.utils.metrics import BASELINES, UNITS, to_uint8
 
-CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
+CURVES_FILE = "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
 COLUMNS_OF = {"model": "", **{name: f"{short}_" for name, short in BASELINES.items()}}  # psnr, repeat_psnr, mean_psnr
 METRICS = ("iteration", "clips", *(f"{column}{name}" for column in COLUMNS_OF.values() for name in UNITS))
@@ -182,17 +180,14 @@ class TrainingReport:
             "command": sys.argv,
             "device": device,
             "ranks": ranks.world_size(),
-            "versions": {
-                "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
-                "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),
-            },
-        }  # fmt: skip
+            "versions": versions(),
+        }
         write_whole(os.path.join(self.config.save_dir, CONFIG_FILE), json.dumps(content, indent=1))
 
     def _open(self, name: str, header: Sequence[str], iteration: int) -> io.TextIOBase:
         path = os.path.join(self.config.save_dir, name)
         required = [column for column in header if column not in LATER_COLUMNS]
-        rows = [row for row in _rows(path, required) if int(row["iteration"]) <= iteration]
+        rows = [row for row in rows_of_csv(path, required) if int(row["iteration"]) <= iteration]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([header, *([row.get(column, "") for column in header] for row in rows)])
@@ -238,19 +233,8 @@ def draw_curves(save_dir: str) -> None:
     write_whole(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
 
 
-def _rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a csv file, if it has the columns; a line that a kill has cut is left out."""
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(columns) <= set(reader.fieldnames or ()):
-            return []
-        return [row for row in reader if None not in row.values() and row["iteration"].isdecimal()]
-
-
 def _columns(path: str, names: Sequence[str]) -> np.ndarray:
-    rows = [[float(row[name] or "nan") for name in names] for row in _rows(path, names)]
+    rows = [[float(row[name] or "nan") for name in names] for row in rows_of_csv(path, names)]
     return np.array(rows, dtype=np.float64).reshape([-1, len(names)])
 
 
@@ -267,15 +251,3 @@ def _visual_dl(log_dir: str, resumed: bool) -> Any:
     os.makedirs(log_dir, exist_ok=True)
     files = sorted(name for name in os.listdir(log_dir) if resumed and name.startswith("vdlrecords."))
     return LogWriter(log_dir, file_name=files[-1] if files else "")
-
-
-def _source_version() -> str | None:
-    """The commit of the code, "-dirty" added where it was changed; None without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        folder = os.path.dirname(os.path.abspath(__file__))
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

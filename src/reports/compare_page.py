@@ -1,0 +1,298 @@
+"""Any number of tests and trainings side by side on one page, made of the parts of report.html."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from src.errors import UserError
+from src.reports.figures import MEANINGS, MODEL, PER_FRAME, figures_of, forecasts_of, label_of, read_metrics, value_of
+from src.reports.report_page import CLIPS_SIZE, frame_line, means_of
+from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
+from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
+from src.reports.web_page import (
+    Line,
+    baseline_style,
+    chart,
+    charts,
+    facts,
+    figure_heading,
+    kind_of,
+    line_style,
+    means_table,
+    note,
+    page,
+    player,
+    players,
+    section,
+)
+from src.utils.metrics import BASELINE, UNITS
+
+METRICS_FILE = "metrics.json"
+WHICH = ("best", "last")  # test of a training
+EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
+# What two tests have in common if their figures can be compared, as metrics.json calls it.
+CONDITIONS = {
+    "dataset": "data set", "sequences": "clips", "input_length": "frames given", "total_length": "frames in all",
+    "img_width": "width",
+}  # fmt: skip
+LOSS_POINTS = 400  # of a curve; each is the mean of its neighbours
+NAMES_SHOWN = 6
+
+
+@dataclass
+class TestedRun:
+    """A test, or a training with one of its tests."""
+
+    path: str
+    name: str = ""
+    metrics: dict[str, Any] | None = None  # None: a training without a test so far
+    clips: str | None = None  # folder of the test's pictures, if known
+    tests: list[dict[str, str]] = field(default_factory=list)  # rows of metrics.csv
+    losses: list[dict[str, str]] = field(default_factory=list)  # rows of losses.csv
+
+    __test__ = False  # its name is no test's
+
+
+def read_run(path: str, which: str = "best") -> TestedRun:
+    """Read a folder of a test or of a training.
+
+    Args:
+        path: of the folder.
+        which: test of a training, "best" or "last".
+
+    Raises:
+        UserError: it is neither; the line names the folder and what is in it.
+    """
+    path = os.path.normpath(path)
+    if os.path.isfile(os.path.join(path, METRICS_FILE)):
+        return TestedRun(path, metrics=read_metrics(os.path.join(path, METRICS_FILE)), clips=path)
+    tests, losses = (rows_of_csv(os.path.join(path, name), ("iteration",)) for name in (METRICS_CSV, LOSSES_FILE))
+    if not tests and not losses:
+        raise UserError(f"{path}: {EXPECTED}; found {_found(path)}")
+    run = TestedRun(path, tests=tests, losses=losses)
+    if tests:
+        row = tests[-1]
+        if which == "best":
+            row = max(tests, key=lambda test: (value_of("psnr", _number(test.get("psnr"))), int(test["iteration"])))
+        run.metrics, run.clips = _test_of(path, row)
+    return run
+
+
+def _found(path: str) -> str:
+    if not os.path.isdir(path):
+        return "a file" if os.path.exists(path) else "no such folder"
+    names = sorted(os.listdir(path))
+    below = [name for name in names if os.path.isfile(os.path.join(path, name, METRICS_FILE))]
+    if below:
+        return f"tests in folders of it, as {os.path.join(path, below[-1])}"
+    if {METRICS_CSV, LOSSES_FILE} & set(names):
+        return "a training that has no test and no line of the loss yet"
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "nothing in it") + more
+
+
+def _number(text: str | None) -> float | None:
+    """A cell of a csv file; an empty one stands for an infinite PSNR."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return math.nan
+
+
+def _test_of(save_dir: str, row: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
+    """What is known of a test of a training: its metrics.json where that can be found, else its row of metrics.csv."""
+    flags = _flags_of(save_dir)
+    iteration = int(row["iteration"])
+    results = str(flags.get("gen_frm_dir", ""))
+    # A path that is not absolute began where the training was started: here, or beside its folder if that was moved.
+    for base in ("", os.path.dirname(save_dir), save_dir):
+        folder = os.path.join(base, results, str(iteration))
+        if results and os.path.isfile(os.path.join(folder, METRICS_FILE)):
+            metrics = read_metrics(os.path.join(folder, METRICS_FILE))
+            if metrics.get("iteration") == iteration and _is_of(metrics, row):
+                return metrics, folder
+    known = {
+        "dataset": flags.get("valid_data_paths"), "sequences": _number(row.get("clips")),
+        **{name: flags.get(name) for name in ("input_length", "total_length", "img_width")},
+    }  # fmt: skip
+    entries: dict[str, dict[str, float | None]] = {MODEL: {}}
+    for column, text in row.items():
+        forecast, _, name = column.rpartition("_")
+        if name in UNITS or column == "mae" or name == "mae":
+            forecast = {"": MODEL, "repeat": BASELINE}.get(forecast, forecast)
+            entries.setdefault(forecast, {})[name] = _number(text)
+    known = {name: value for name, value in known.items() if value is not None}
+    return {"iteration": iteration, **known, **entries}, None
+
+
+def _is_of(metrics: Mapping[str, Any], row: Mapping[str, str]) -> bool:
+    """Whether a test's figures are those of a training's row, and not those of another training in the same folder."""
+    there, here = value_of("mse", metrics[MODEL].get("mse")), value_of("mse", _number(row.get("mse")))
+    return math.isclose(there, here, rel_tol=1e-9)
+
+
+def _flags_of(save_dir: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(save_dir, CONFIG_FILE), encoding="utf-8") as file:
+            flags = json.load(file)["flags"]
+        return flags if isinstance(flags, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The paths without what they have in common at their beginnings and ends; each is another one."""
+    parts = [os.path.abspath(path).strip(os.sep).split(os.sep) for path in paths]
+    least = min(map(len, parts))
+    begin = next((n for n in range(least) if len({part[n] for part in parts}) > 1), least)
+    end = next((n for n in range(least - begin) if len({part[-1 - n] for part in parts}) > 1), least - begin)
+    names = [os.sep.join(part[begin : len(part) - end]) or part[-1] for part in parts]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
+
+
+def comparison(runs: Sequence[TestedRun]) -> str:
+    """The page, HTML. The runs have names, no two the same."""
+    tested = [run for run in runs if run.metrics]
+    sections = [note(text, "warning") for text in warnings(tested)]
+    if tested:
+        sections += [_means(tested), _frames(tested)]
+    sections += [_training(runs), _clips(tested), _folders(runs)]
+    lead = "Figures of the tests, curves, and forecasts of the same clips below one another."
+    return page("Comparison of " + ", ".join(run.name for run in runs), lead, [part for part in sections if part])
+
+
+def warnings(runs: Sequence[TestedRun]) -> list[str]:
+    """A line for each condition in which the tests differ, so that their figures cannot be compared."""
+    found = []
+    for key, label in CONDITIONS.items():
+        values = {run.name: _condition(key, run.metrics.get(key)) for run in runs if run.metrics and key in run.metrics}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{value} in {name}" for name, value in values.items())
+            found.append(f"These figures cannot be compared: {label} differ: {listed}.")
+    return found
+
+
+def _condition(key: str, value: Any) -> str:
+    if key == "dataset":
+        return ", ".join(os.path.normpath(part) for part in str(value).split(","))
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
+    """Label, forecast and run of each baseline: once where all the tests that have it agree, else one for each."""
+    found = []
+    for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
+        having = [run for run in runs if forecast in run.metrics]
+        label = label_of(forecast)
+        if all(_agree(having[0].metrics[forecast], run.metrics[forecast]) for run in having):
+            fullest = max(having, key=lambda run: len(run.metrics[forecast]))  # one of metrics.csv has no frames
+            found.append((label, forecast, fullest))
+        else:
+            found += [(f"{label}, {run.name}", forecast, run) for run in having]
+    return found
+
+
+def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether what both have is the same to six digits."""
+    one, two = means_of(first), means_of(second)
+    same_means = all(math.isclose(one[name], two[name], rel_tol=1e-6) for name in one.keys() & two.keys())
+    lengths = [len(entry.get("mse" + PER_FRAME, [])) for entry in (first, second)]
+    return same_means and (0 in lengths or lengths[0] == lengths[1])
+
+
+def _means(runs: Sequence[TestedRun]) -> str:
+    rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
+    baselines = _baselines(runs)
+    rows += [(label, kind_of(forecast), means_of(run.metrics[forecast])) for label, forecast, run in baselines]
+    meanings = [f"{label_of(name)}: {MEANINGS[name]}" for name in MEANINGS if name in {name for _, name, _ in baselines}]
+    explained = [note("; ".join(meanings) + ".")] if meanings else []
+    return section("Means over clips and frames", means_table(rows, "test"), *explained)
+
+
+def _frames(runs: Sequence[TestedRun]) -> str:
+    curves = [
+        *((run.name, MODEL, run, line_style(number)) for number, run in enumerate(runs)),
+        *((*baseline, baseline_style(number)) for number, baseline in enumerate(_baselines(runs))),
+    ]
+    pictures, lines = [], []
+    for name in figures_of([run.metrics[forecast] for _, forecast, run, _ in curves]):
+        lines = [
+            frame_line(run.metrics, forecast, name, 0)._replace(label=label, style=style)
+            for label, forecast, run, style in curves
+            if name + PER_FRAME in run.metrics[forecast]
+        ]
+        if lines:
+            pictures.append(chart(figure_heading(name), "frame", lines[::-1]))
+    return section("Curves over the predicted frames", charts(pictures, lines)) if pictures else ""
+
+
+def _training(runs: Sequence[TestedRun]) -> str:
+    """Curves over the iterations: the figures of the tests, and the loss."""
+    trained = [(number, run) for number, run in enumerate(runs) if run.tests or run.losses]
+    if not trained:
+        return ""
+    pictures, lines = [], []
+    for name in [name for name in (*UNITS, "mae") if any(name in test for _, run in trained for test in run.tests)]:
+        tests = [
+            Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests
+        ]
+        pictures.append(chart(figure_heading(name), "iteration", tests))
+        lines += tests
+    losses = [
+        Line(run.name, line_style(number), *_thinned(*_columns(run.losses, "loss")))
+        for number, run in trained if run.losses
+    ]  # fmt: skip
+    if losses:
+        pictures.append(chart("Training loss", "iteration", losses, logarithmic=True))
+    return section("Curves over the iterations", charts(pictures, lines + losses))
+
+
+def _columns(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[float], list[float]]:
+    values = [value_of(name, _number(row.get(name))) for row in rows]
+    return [float(row["iteration"]) for row in rows], values
+
+
+def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most LOSS_POINTS points, each the mean of its neighbours."""
+    size = -(-len(x) // LOSS_POINTS) or 1
+    parts = [slice(first, first + size) for first in range(0, len(x), size)]
+    finite = [[value for value in y[part] if math.isfinite(value)] for part in parts]
+    return [x[part][-1] for part in parts], [sum(part) / len(part) if part else math.nan for part in finite]
+
+
+def _clips(runs: Sequence[TestedRun]) -> str:
+    """The clips that several runs have saved, found by their truth: numbers differ where batches have other sizes."""
+    saved: dict[str, dict[str, SavedClip]] = {}
+    for run in runs:
+        for number in clip_numbers(run.clips) if run.clips else []:
+            clip = read_clip(run.clips, number)
+            if clip is not None:
+                saved.setdefault(clip.key, {}).setdefault(run.name, clip)
+    least = min(2, max((len(clips) for clips in saved.values()), default=0), len(runs))
+    shared = [clips for clips in saved.values() if len(clips) >= max(1, least)]
+    if least < min(2, len(runs)):
+        return section("Forecasts", note("No clip is saved in more than one of these tests."))
+    shown, room = [], CLIPS_SIZE
+    for clips in shared:
+        content = player(f"Clip {next(iter(clips.values())).number}", clips) if room else ""
+        room = room - len(content) if content and len(content) <= room else 0
+        shown += [content] if room else []
+    if not shown:
+        return section("Forecasts", note("No saved clip is small enough to be shown."))
+    return section("Forecasts", players(shown, len(shared) - len(shown), tall=True))
+
+
+def _folders(runs: Sequence[TestedRun]) -> str:
+    """Where each run lies, and which test of a training stands for it."""
+    told = {}
+    for run in runs:
+        if run.tests:
+            told[run.name] = f"{run.path}, its test after {run.metrics['iteration']} iterations"
+        else:
+            told[run.name] = run.path if run.metrics else f"{run.path}, no test yet"
+    return section("Folders", facts(told))

@@ -1,0 +1,104 @@
+"""What metrics.json holds, read by its form: any forecasts, any figures, so a new one of either shows up by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from src.errors import UserError
+from src.utils.metrics import BASELINE, UNITS
+
+MODEL, PER_FRAME = "model", "_per_frame"
+LABELS = {MODEL: "model", BASELINE: "repeat", "mean_frame": "mean frame"}
+MEANINGS = {BASELINE: "the last given frame, repeated", "mean_frame": "the mean of the given frames, repeated"}
+HIGHER_IS_BETTER = ("psnr", "ssim")
+DECIMALS = {"ssim": 4}  # else 2
+INFINITE, MISSING = "∞", "–"
+
+
+def read_metrics(path: str) -> dict[str, Any]:
+    """Read a metrics.json.
+
+    Raises:
+        UserError: it cannot be read, or is not one of a test.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            metrics = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the figures of a test") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); expected the figures of a test") from None
+    if not isinstance(metrics, dict) or MODEL not in forecasts_of(metrics):
+        raise UserError(f'{path}: not of a test; expected the figures of a forecast under "{MODEL}"')
+    return metrics
+
+
+def forecasts_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The forecasts that metrics.json has figures of: the model first, then the baselines."""
+    entries = {name: entry for name, entry in metrics.items() if isinstance(entry, Mapping)}
+    found = [name for name, entry in entries.items() if any(figure in entry for figure in UNITS)]
+    return sorted(found, key=lambda name: (name != MODEL, found.index(name)))
+
+
+def figures_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The figures that any of the entries has, PSNR first: names as of :data:`src.utils.metrics.UNITS`."""
+    present = {name for entry in entries for name, value in entry.items() if _is_figure(name, value)}
+    known = [name for name in UNITS if name in present]
+    return known + sorted(present - set(known))
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    is_mean = isinstance(value, (int, float)) or value is None
+    return is_mean and not isinstance(value, bool) and not name.endswith(("_frames", PER_FRAME)) and name != "sequences"
+
+
+def value_of(name: str, value: Any) -> float:
+    """A figure as a number: None is an infinite PSNR; nan where there is no such figure."""
+    if value is None and name == "psnr":
+        return math.inf
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def mean_of(entry: Mapping[str, Any], name: str) -> float:
+    """The mean of a figure over clips and frames; nan where the entry has none."""
+    return value_of(name, entry[name]) if name in entry else math.nan
+
+
+def per_frame_of(entry: Mapping[str, Any], name: str) -> list[float]:
+    """A figure for each predicted frame; empty where the entry has none."""
+    values = entry.get(name + PER_FRAME)
+    return [value_of(name, value) for value in values] if isinstance(values, list) else []
+
+
+def label_of(forecast: str) -> str:
+    """What a forecast is called in tables."""
+    return LABELS.get(forecast, forecast.replace("_", " "))
+
+
+def unit_of(name: str) -> str:
+    """What a figure is called in tables."""
+    return UNITS.get(name, name.upper())
+
+
+def is_higher_better(name: str) -> bool:
+    """Whether more of a figure is better; the others are errors."""
+    return name in HIGHER_IS_BETTER
+
+
+def shown(name: str, value: float) -> str:
+    """A figure as text."""
+    if math.isnan(value):
+        return MISSING
+    return INFINITE if math.isinf(value) else f"{value:.{DECIMALS.get(name, 2)}f}"
+
+
+def best_of(name: str, values: Sequence[float]) -> list[bool]:
+    """Which of the values are the best, as far as their digits show; none where there is nothing to compare."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return [False] * len(values)
+    best = shown(name, (max if is_higher_better(name) else min)(known))
+    return [shown(name, value) == best for value in values]
