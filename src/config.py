@@ -191,6 +191,9 @@ class Config:
     keep_checkpoints: int = _flag(
         5, parse_int, "newest checkpoints to keep, beside the best; 0 keeps every one", minimum=0
     )
+    keep_pictures: int = _flag(
+        5, parse_int, "newest tests of a training whose pictures are kept, beside the best; 0 keeps all", minimum=0
+    )
     test_max_clips: int = _flag(
         0, parse_int, "clips of a test during training, spread evenly over the test set; 0: every clip", minimum=0
     )

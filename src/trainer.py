@@ -148,3 +148,4 @@ def _test(run: Run, test_clips: paddle.io.Dataset, report: TrainingReport, stop:
         return
     report.test(iteration, metrics)  # first: a kill between the two has the test done again, not its line lost
     run.record_test(metrics)
+    report.remove_old_pictures(run.best)

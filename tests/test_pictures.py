@@ -19,6 +19,7 @@ from src.models.model_factory import build_model
 from src.reports import pictures
 from src.reports.forecast_report import write_pictures
 from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
+from src.reports.training_report import TrainingReport
 from src.runtime.files import write_whole
 from tests.conftest import settings_for
 from tests.helpers import ROOT
@@ -347,6 +348,78 @@ def test_a_full_disk_under_the_pictures_ends_a_test_and_is_told_in_a_training(
         else:
             with pytest.raises(WriteError, match=r"sheet\.png: cannot be written .File too large.; make room"):
                 evaluator.evaluate(config, model, dataset, "7", 7)
+
+
+# ---- kept in a training
+
+
+def pictures_in(results):
+    """The tests of a training whose pictures are there."""
+    return sorted(int(test.name) for test in results.iterdir() if list(test.glob("*/sheet.png")))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_training_keeps_the_pictures_of_its_newest_tests_and_of_the_best(kth_sample, tmp_path, monkeypatch):
+    # The second test is made the best, which the newest ones are not.
+    tests, evaluate = [], trainer.evaluate
+    monkeypatch.setattr(trainer, "evaluate", lambda *a: tests.append(evaluate(*a)) or better(tests[-1]))
+
+    def better(metrics):
+        metrics["model"]["psnr"] = 99.0 if metrics["iteration"] == 2 else 10.0 - metrics["iteration"]
+        return metrics
+
+    config = settings_for(
+        kth_sample, tmp_path, max_iterations=7, test_interval=1, snapshot_interval=1, keep_pictures=2, resume="newest",
+        test_max_clips=2, batch_size=1, num_save_samples=2,
+    )  # fmt: skip
+    results = tmp_path / "results"
+    for foreign in ("1/mine.txt", "1/1/mine.png", "3/notes/gt01.png", "99/1/gt01.png", "film/gt01.png"):
+        (results / foreign).parent.mkdir(parents=True, exist_ok=True)
+        (results / foreign).write_bytes(b"mine")
+
+    # Killed while the pictures of the fifth test are written, and resumed: it goes on with removing.
+    write = evaluator.write_pictures
+
+    def write_until_killed(folder, *frames):
+        if folder.endswith("5/2"):
+            raise KeyboardInterrupt
+        write(folder, *frames)
+
+    monkeypatch.setattr(evaluator, "write_pictures", write_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config)
+    assert pictures_in(results) == [2, 3, 4, 5]  # the best, two, and the one that was begun
+    monkeypatch.setattr(evaluator, "write_pictures", write)
+    trainer.train(config)
+    assert pictures_in(results) == [2, 6, 7]
+    for number in range(1, 8):
+        assert (results / str(number) / "metrics.json").is_file() and (results / str(number) / "report.html").is_file()
+        assert (results / str(number) / "2").is_dir() == (number in (2, 6, 7))
+    for foreign in ("1/mine.txt", "1/1/mine.png", "3/notes/gt01.png", "99/1/gt01.png", "film/gt01.png"):
+        assert (results / foreign).read_bytes() == b"mine"
+    assert os.listdir(results / "1" / "1") == ["mine.png"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_all_pictures_are_kept_where_that_is_asked_for(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=3, test_interval=1, keep_pictures=0, test_max_clips=2)
+    trainer.train(config)
+    assert pictures_in(tmp_path / "results") == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_that_cannot_be_removed_are_a_warning(kth_sample, tmp_path, monkeypatch, caplog):
+    def refuse(directory):
+        raise WriteError(f"{directory}: cannot be written (Read-only file system)")
+
+    monkeypatch.setattr("src.reports.training_report.remove_clips", refuse)
+    report = TrainingReport(settings_for(kth_sample, tmp_path, keep_pictures=1), 0, 0, "cpu")
+    monkeypatch.setattr(trainer.logger, "propagate", True)
+    for iteration in (1, 2):
+        report._append(report.metrics, [iteration] + [1] * 7)
+    report.remove_old_pictures({"iteration": 2})
+    report.close()
+    assert "pictures of older tests cannot be removed" in caplog.text and "Read-only" in caplog.text
 
 
 def test_a_clip_of_thirty_frames_is_written_whole(tmp_path):

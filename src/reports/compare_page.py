@@ -37,8 +37,8 @@ WHICH = ("best", "last")  # test of a training
 EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
 # What two tests have in common if their figures can be compared, as metrics.json calls it.
 CONDITIONS = {
-    "dataset": "data set", "sequences": "clips", "input_length": "frames given", "total_length": "frames in all",
-    "img_width": "width",
+    "dataset": "data set", "sequences": "number of clips", "input_length": "number of given frames",
+    "total_length": "number of frames", "img_width": "width of the frames",
 }  # fmt: skip
 LOSS_POINTS = 400  # of a curve; each is the mean of its neighbours
 NAMES_SHOWN = 6
@@ -170,10 +170,12 @@ def warnings(runs: Sequence[TestedRun]) -> list[str]:
     """A line for each condition in which the tests differ, so that their figures cannot be compared."""
     found = []
     for key, label in CONDITIONS.items():
-        values = {run.name: _condition(key, run.metrics.get(key)) for run in runs if run.metrics and key in run.metrics}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{value} in {name}" for name, value in values.items())
-            found.append(f"These figures cannot be compared: {label} differ: {listed}.")
+        names: dict[str, list[str]] = {}
+        for run in [run for run in runs if run.metrics and key in run.metrics]:
+            names.setdefault(_condition(key, run.metrics[key]), []).append(run.name)
+        if len(names) > 1:
+            listed = "; ".join(f"{value} in {', '.join(having)}" for value, having in names.items())
+            found.append(f"These figures cannot be compared. The {label} differs: {listed}.")
     return found
 
 
@@ -184,16 +186,19 @@ def _condition(key: str, value: Any) -> str:
 
 
 def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
-    """Label, forecast and run of each baseline: once where all the tests that have it agree, else one for each."""
+    """Label, forecast and run of each baseline: once where all the tests that have it agree, else once for those that
+    do."""
     found = []
     for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
-        having = [run for run in runs if forecast in run.metrics]
-        label = label_of(forecast)
-        if all(_agree(having[0].metrics[forecast], run.metrics[forecast]) for run in having):
-            fullest = max(having, key=lambda run: len(run.metrics[forecast]))  # one of metrics.csv has no frames
-            found.append((label, forecast, fullest))
-        else:
-            found += [(f"{label}, {run.name}", forecast, run) for run in having]
+        groups: list[list[TestedRun]] = []
+        for run in [run for run in runs if forecast in run.metrics]:
+            entry = run.metrics[forecast]
+            group = next((group for group in groups if _agree(group[0].metrics[forecast], entry)), None)
+            groups.append([run]) if group is None else group.append(run)
+        for group in groups:
+            of_these = f" of {', '.join(run.name for run in group)}" if len(groups) > 1 else ""
+            fullest = max(group, key=lambda run: len(run.metrics[forecast]))  # one of metrics.csv has no frames
+            found.append((label_of(forecast) + of_these, forecast, fullest))
     return found
 
 
@@ -209,7 +214,8 @@ def _means(runs: Sequence[TestedRun]) -> str:
     rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
     baselines = _baselines(runs)
     rows += [(label, kind_of(forecast), means_of(run.metrics[forecast])) for label, forecast, run in baselines]
-    meanings = [f"{label_of(name)}: {MEANINGS[name]}" for name in MEANINGS if name in {name for _, name, _ in baselines}]
+    present = dict.fromkeys(forecast for _, forecast, _ in baselines)
+    meanings = [f"{label_of(name)}: {MEANINGS[name]}" for name in present if name in MEANINGS]
     explained = [note("; ".join(meanings) + ".")] if meanings else []
     return section("Means over clips and frames", means_table(rows, "test"), *explained)
 
@@ -284,7 +290,7 @@ def _clips(runs: Sequence[TestedRun]) -> str:
         shown += [content] if room else []
     if not shown:
         return section("Forecasts", note("No saved clip is small enough to be shown."))
-    return section("Forecasts", players(shown, len(shared) - len(shown), tall=True))
+    return section("Forecasts", players(shown, len(shared) - len(shown)))
 
 
 def _folders(runs: Sequence[TestedRun]) -> str:

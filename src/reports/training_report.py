@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from src.config import Config
 from src.flag_values import lr_schedule_length
+from src.reports.forecast_report import remove_clips
 from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
 from src.reports.versions import versions
 from src.runtime import ranks
@@ -135,6 +136,25 @@ class TrainingReport:
         for name in UNITS:
             self._scalar(f"test/{name}", metrics["model"][name], iteration)
         self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
+
+    def remove_old_pictures(self, best: Mapping[str, Any] | None) -> None:
+        """Remove the pictures of all but the newest --keep_pictures tests of this run and of the best one.
+
+        What metrics.csv lists are this run's tests. metrics.json, per_frame.png and report.html stay.
+
+        Args:
+            best: the best test so far, as state.json holds it.
+        """
+        if not self.config.keep_pictures or not ranks.is_first():
+            return
+        try:
+            rows = rows_of_csv(os.path.join(self.config.save_dir, METRICS_CSV), METRICS[:1])
+            tests = sorted({int(row["iteration"]) for row in rows})
+            for iteration in tests[: -self.config.keep_pictures]:
+                if best is None or iteration != best["iteration"]:
+                    remove_clips(os.path.join(self.config.gen_frm_dir, str(iteration)))
+        except (OSError, ValueError, csv.Error) as error:
+            logger.warning("pictures of older tests cannot be removed (%s)", error)
 
     def forecast(self, iteration: int, number: int, true: np.ndarray, pred: np.ndarray) -> None:
         """Give VisualDL a picture of a forecast: the true frames above, the predicted ones ``[steps, H, W, C]`` below.

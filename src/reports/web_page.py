@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 LINE_COLOURS, BASELINE_COLOURS = 8, 2  # --c0 ..., --b0 ... of page.css
 CHART_WIDTH, CHART_HEIGHT = 460, 230  # units of the SVG
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 40  # room around a chart's lines
-MOST_DOTS = 60  # of a line; a longer one has none
+MOST_DOTS = 40  # of a line; a longer one has none
 
 
 class Line(NamedTuple):
@@ -179,7 +179,7 @@ def chart(heading: str, x_label: str, lines: Sequence[Line], logarithmic: bool =
     bottom, right = CHART_HEIGHT - BOTTOM, CHART_WIDTH - RIGHT
     for tick in ys.ticks:
         y = ys.place(tick, bottom, TOP)
-        text = _number(10**tick) if logarithmic else _number(tick)
+        text = f"{10**tick:.2g}" if logarithmic else _number(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in xs.ticks:
@@ -274,7 +274,7 @@ def _panel(kind: str, strip_name: str, width: int, height: int) -> str:
     return f"<figure>{canvas}<figcaption>{kind}</figcaption></figure>"
 
 
-def players(clips: Sequence[str], left_out: int, tall: bool = False) -> str:
+def players(clips: Sequence[str], left_out: int) -> str:
     """Players beside one another, what their colours mean, and how many clips are not among them."""
     scale = ",".join(f"rgb{tuple(int(level) for level in ERROR_COLOURS[place])}" for place in range(0, 256, 15))
     explained = (
@@ -286,7 +286,7 @@ def players(clips: Sequence[str], left_out: int, tall: bool = False) -> str:
     missing = f"<noscript>{note('The forecasts play with JavaScript, which is off; see sheet.png.')}</noscript>"
     rest = [note(f"{left_out} more saved clips are not shown, to keep this file small.")] if left_out else []
     return "\n".join([
-        explained, missing, button, f'<div class="clips{" tall" * tall}">', *clips, "</div>", *rest
+        explained, missing, button, '<div class="clips">', *clips, "</div>", *rest
     ])  # fmt: skip
 
 
