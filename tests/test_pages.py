@@ -1,0 +1,535 @@
+"""report.html of a test and the page of scripts/compare_runs.py: what they hold, and what a browser shows of them."""
+
+import copy
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from scripts import compare_runs
+from src import evaluator, trainer
+from src.config import Config
+from src.data_provider.datasets_factory import build_dataset
+from src.models.model_factory import build_model
+from src.reports import compare_page, report_page
+from src.reports.compare_page import short_names
+from src.reports.figures import best_of
+from src.reports.forecast_report import write_pictures
+from src.reports.pictures import ERROR_COLOURS
+from src.reports.saved_clips import read_clip
+from src.reports.web_page import Line, chart
+from tests.conftest import settings_for
+from tests.helpers import ROOT, script
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BASELINES = ("repeat_last_frame", "mean_frame")
+
+
+# ---- a page as a reader or a browser has it
+
+
+class Document(HTMLParser):
+    """What a page holds: its elements, with their attributes and their text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.rows = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(element)
+        if tag not in ("meta", "img", "input", "br", "line", "polyline", "circle"):
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()["tag"] != tag:
+            pass
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        return [e for e in self.elements if e["tag"] == tag and all(e.get(k) == v for k, v in attributes.items())]
+
+    def table(self):
+        """The rows by their first cell: the other cells, the best ones with a star."""
+        return {
+            row[0]["text"]: [cell["text"] + "*" * ("best" in cell.get("class", "")) for cell in row[1:]]
+            for row in self.rows
+            if row and row[0]["tag"] == "th" and row[0].get("scope") == "row"
+        }
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory):
+    """Open a page in a browser without a network, run a script in it, and return the document and what that gave."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    folder = tmp_path_factory.mktemp("browser")
+
+    def browse(text, code="", width=1280, milliseconds=300, flags=()):
+        # The script comes after the page's own, whose listeners run first.
+        probe = (
+            "<script>addEventListener('load', () => {"
+            f"document.body.dataset.probe = JSON.stringify((() => {{{code}}})() ?? null);"
+            "});</script>"
+        )
+        page = folder / "page.html"
+        page.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
+        command = [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},900",
+            f"--virtual-time-budget={milliseconds}", *flags, "--dump-dom", page.as_uri(),
+        ]  # fmt: skip
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert found.returncode == 0, found.stderr
+        document = Document(found.stdout)
+        result = document.all("body")[0].get("data-probe")
+        return document, json.loads(result) if result else None
+
+    return browse
+
+
+STILL = ("--force-prefers-reduced-motion",)
+TOO_WIDE = """
+return [...document.querySelectorAll("body *:not(.scroll *)")].filter(
+  (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+).map((element) => element.outerHTML.slice(0, 80));
+"""
+
+
+def addresses(text):
+    """Where a page's elements and styles may load something from."""
+    document = Document(text)
+    found = [e[name] for e in document.elements for name in ("src", "href", "srcset", "data", "action") if e.get(name)]
+    found += re.findall(r"url\(|@import|\bfetch\(|XMLHttpRequest|WebSocket|importScripts", text)
+    return [address for address in found if not address.startswith("data:image/png;base64,")]
+
+
+def metrics_of(seed, steps=3, baselines=BASELINES, **changes):
+    """What metrics.json of a test holds, the figures drawn by lot."""
+    rng = np.random.default_rng(seed)
+
+    def entry(level):
+        figures = {}
+        for name, scale in (("psnr", 20), ("ssim", 0.5), ("mse", 30), ("mae", 90)):
+            values = (scale * level + rng.random(steps)).tolist()
+            figures |= {name: float(np.mean(values)), f"{name}_per_frame": values}
+        return {"psnr_infinite_frames": 0, **figures}
+
+    levels = {name: 0.9 - 0.1 * number for number, name in enumerate(baselines)}
+    return {
+        "iteration": 60, "checkpoint": "ck/60", "dataset": "data/kth", "sequences": 38, "input_length": 3,
+        "total_length": 3 + steps, "img_width": 16, "model": entry(1.0),
+        **{name: entry(level) for name, level in levels.items()}, **changes,
+    }  # fmt: skip
+
+
+def write_test(folder, metrics, clips=0, seed=0, side=16):
+    """A test's folder: figures, and clips whose truth is the same for each number."""
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for number in range(1, clips + 1):
+        truth = np.random.default_rng(number).random([6, side, side, 1]).astype(np.float32)
+        forecast = np.random.default_rng([seed, number]).random([3, side, side, 1]).astype(np.float32)
+        write_pictures(str(folder / str(number)), truth[:3], truth[3:], forecast)
+    return folder
+
+
+def config_of(**settings):
+    small = {"is_training": False, "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 6}
+    return Config(**{**small, **settings})
+
+
+# ---- report.html
+
+
+@pytest.fixture(scope="module")
+def tested(kth_sample, tmp_path_factory):
+    """A test's folder, with two saved clips."""
+    folder = tmp_path_factory.mktemp("tested")
+    config = settings_for(
+        kth_sample, folder, is_training=False, pretrained_model="any", batch_size=2, num_save_samples=2
+    )
+    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    return folder / "results" / "7"
+
+
+def test_a_test_writes_a_page_with_its_figures_and_nothing_from_the_network(tested):
+    text = (tested / "report.html").read_text(encoding="utf-8")
+    metrics = json.loads((tested / "metrics.json").read_text())
+    table = Document(text).table()
+    figures = [name for name in metrics["model"] if name.endswith("_per_frame")]
+    for step, frame in enumerate(("4", "5", "6")):
+        found = [cell.rstrip("*") for cell in table[frame]]
+        psnr, ssim = (metrics["model"][f"{name}_per_frame"][step] for name in ("psnr", "ssim"))
+        assert {f"{psnr:.2f}", f"{ssim:.4f}"} <= set(found)
+        assert len(found) == len(figures) * len(report_page.forecasts_of(metrics))
+    assert table["model"][0].rstrip("*") == f"{metrics['model']['psnr']:.2f}"
+    for said in ("after 7 iterations", "--num_hidden", "4,4", "paddle", "3 frames given, 3 predicted"):
+        assert said in text
+    assert addresses(text) == [] and len(text) < 200_000
+    assert len(Document(text).all("section", **{"class": "clip"})) == 2
+
+
+def test_a_browser_shows_the_figures_and_the_clips_of_a_test(tested, browse):
+    document, shown = browse((tested / "report.html").read_text(encoding="utf-8"), PIXELS, flags=STILL)
+    assert document.all("body")[0]["data-players"] == "2"
+    assert [e["text"] for e in document.all("output")] == ["frame 5 of 6: forecast", "frame 4 of 6: forecast"]
+    assert document.all("button", id="play-all")[0]["text"] == "Play all"
+    assert len(document.all("svg")) == len(document.all("figcaption")) - 6 and document.all("polyline")
+
+    # The first clip's fifth frame: the pixels of gt05.png, of pd05.png, and the colour of their difference.
+    truth, forecast = (cv2.imread(str(tested / "1" / name), 0).astype(int) for name in ("gt05.png", "pd05.png"))
+    levels = np.minimum(255, np.abs(truth - forecast) / 0.5).astype(int)
+    np.testing.assert_array_equal(np.array(shown["truth"]).reshape([16, 16, 4])[..., 0], truth)
+    np.testing.assert_array_equal(np.array(shown["forecast"]).reshape([16, 16, 4])[..., 0], forecast)
+    np.testing.assert_array_equal(np.array(shown["error"]).reshape([16, 16, 4])[..., :3], ERROR_COLOURS[levels])
+
+
+PIXELS = """
+const clip = document.querySelector(".clip"), slider = clip.querySelector("input");
+slider.value = 5;
+slider.dispatchEvent(new Event("input"));
+const found = {};
+for (const canvas of clip.querySelectorAll("canvas")) {
+  found[canvas.dataset.kind] = [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+}
+return found;
+"""
+
+
+def test_clips_play_by_themselves_until_they_are_paused(tested, browse):
+    pause_the_first = 'document.querySelector(".clip button").click();'
+    document, _ = browse((tested / "report.html").read_text(encoding="utf-8"), pause_the_first, milliseconds=900)
+    first, second = (e["text"] for e in document.all("output"))
+    assert first == "frame 4 of 6: forecast" != second
+    assert [e["text"] for e in document.all("button")] == ["Pause all", "Play", "Pause"]
+
+
+@pytest.mark.parametrize("width", [800, 1280])
+def test_nothing_is_wider_than_the_window(tmp_path, browse, width):
+    name = "a_folder_with_a_very_long_name_indeed/" * 6
+    metrics = metrics_of(0, dataset=name, checkpoint=name, actions={"handclapping": action(1), "walking": action(2)})
+    folder = write_test(tmp_path / "a", metrics, clips=3)
+    _, wide = browse(report_page.report_page(config_of(pretrained_model=name), str(folder), metrics), TOO_WIDE, width)
+    assert wide == []
+    runs = [compare_page.read_run(str(write_test(tmp_path / str(n), metrics_of(n), clips=2))) for n in (1, 2)]
+    for number, run in enumerate(runs):
+        run.name = f"{name}{number}"
+    _, wide = browse(compare_page.comparison(runs), TOO_WIDE, width)
+    assert wide == []
+
+
+def action(seed):
+    """Figures of one action: means alone."""
+    metrics = metrics_of(seed)
+    return {"sequences": 12, **{
+        name: {key: value for key, value in metrics[name].items() if key in ("psnr", "ssim", "mse", "mae")}
+        for name in ("model", *BASELINES)
+    }}  # fmt: skip
+
+
+def test_any_figures_and_baselines_of_metrics_json_are_shown_and_the_best_is_marked(tmp_path):
+    metrics = metrics_of(0, actions={"boxing": action(1), "walking": action(2)}, trained_with={"total_length": 20})
+    document = Document(report_page.report_page(config_of(), str(tmp_path), metrics))
+    table = document.table()
+    for forecast, label in (("model", "model"), ("repeat_last_frame", "repeat"), ("mean_frame", "mean frame")):
+        entry = metrics[forecast]
+        found = [cell.rstrip("*") for cell in table[label]]
+        assert found == [f"{entry[name]:.{4 if name == 'ssim' else 2}f}" for name in ("psnr", "ssim", "mse", "mae")]
+    best = {"psnr": max, "ssim": max, "mse": min, "mae": min}
+    forecasts = ("model", *BASELINES)
+    for column, (name, choose) in enumerate(best.items()):
+        values = [metrics[forecast][name] for forecast in forecasts]
+        marked = [table[label][column].endswith("*") for label in ("model", "repeat", "mean frame")]
+        assert marked == [value == choose(values) for value in values]
+        walking = [metrics["actions"]["walking"][forecast][name] for forecast in forecasts]
+        cells = table["walking"][1 + 3 * column : 4 + 3 * column]
+        assert [cell.endswith("*") for cell in cells] == [value == choose(walking) for value in walking]
+    assert table["boxing"][0] == "12" and len(table["boxing"]) == 1 + 4 * 3 and len(table["4"]) == 4 * 3
+    text = " ".join(e["text"] for e in document.all("p"))
+    assert "trained with" in text and "--total_length 20" in text
+
+
+def test_frames_without_an_error_are_infinite_and_the_best(tmp_path):
+    metrics = metrics_of(0)
+    metrics["model"] |= {"psnr": None, "psnr_per_frame": [None, 20.0, None], "psnr_infinite_frames": 2}
+    text = report_page.report_page(config_of(), str(tmp_path), metrics)
+    table = Document(text).table()
+    assert table["model"][0] == "∞*" and table["4"][0] == "∞*" and "2 predicted frames have no error" in text
+    metrics["repeat_last_frame"] |= {"psnr_per_frame": [None] * 3}
+    metrics["mean_frame"] |= {"psnr_per_frame": [None] * 3}
+    metrics["model"] |= {"psnr_per_frame": [None] * 3}
+    assert "no finite values" in report_page.report_page(config_of(), str(tmp_path), metrics)
+
+
+def test_what_comes_from_outside_is_text_and_never_html(tmp_path, browse):
+    bad = '"><script>document.title = "bad"</script><img src=x onerror=alert(1)>&'
+    metrics = metrics_of(0, dataset=bad, checkpoint=bad, actions={bad: action(1)})
+    metrics[bad] = metrics["mean_frame"]
+    folder = write_test(tmp_path / "a", metrics, clips=1)
+    text = report_page.report_page(config_of(pretrained_model=bad, valid_data_paths=bad), str(folder), metrics)
+    run = compare_page.read_run(str(folder))
+    run.name = bad
+    for page in (text, compare_page.comparison([run])):
+        document, title = browse(page, "return document.title")
+        assert title.endswith(bad) and len(document.all("script")) == 2  # the page's and the test's
+        assert bad in document.all("h1")[0]["text"] and addresses(page) == []
+
+
+def test_a_page_stays_small_and_says_how_many_clips_it_leaves_out(tmp_path, monkeypatch):
+    metrics = metrics_of(0)
+    folder = write_test(tmp_path / "a", metrics, clips=4, side=96)
+    one = len(report_page.player("Clip 1", {"": read_clip(str(folder), 1)}))
+    monkeypatch.setattr(report_page, "CLIPS_SIZE", int(2.5 * one))
+    monkeypatch.setattr(report_page, "CLIPS_SIZE_IN_TRAINING", int(1.5 * one))
+    for is_training, shown in ((False, 2), (True, 1)):
+        text = report_page.report_page(config_of(is_training=is_training), str(folder), metrics)
+        assert len(Document(text).all("section", **{"class": "clip"})) == shown
+        assert f"{4 - shown} more saved clips are not shown" in text
+    assert report_page.CLIPS_SIZE < 5_000_000
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "another size"])
+def test_a_clip_whose_pictures_are_damaged_is_left_out(tmp_path, fault):
+    metrics = metrics_of(0)
+    folder = write_test(tmp_path / "a", metrics, clips=2)
+    picture = folder / "1" / "pd05.png"
+    if fault == "missing":
+        picture.unlink()
+    else:
+        picture.write_bytes(picture.read_bytes()[:40] if fault == "cut" else cv2.imencode(".png", np.zeros([3, 3]))[1])
+    text = report_page.report_page(config_of(), str(folder), metrics)
+    assert len(Document(text).all("section", **{"class": "clip"})) == 1 and "1 more saved clips" in text
+
+
+def test_a_test_of_a_training_writes_its_page_and_one_that_cannot_be_written_is_a_warning(
+    kth_sample, tmp_path, monkeypatch, caplog, undrawn
+):
+    config = settings_for(kth_sample, tmp_path)
+    folder = tmp_path / "results" / "7"
+    (folder / "report.html" / "in the way").mkdir(parents=True)
+    monkeypatch.setattr("src.reports.forecast_report.remove_pictures", lambda directory: None)
+    monkeypatch.setattr(evaluator, "remove_pictures", lambda directory: None)
+    monkeypatch.setattr(trainer.logger, "propagate", True)
+    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    assert "report.html: cannot be written" in caplog.text
+    shutil.rmtree(folder / "report.html")
+    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
+    assert "Test after 7 iterations" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+# ---- charts
+
+
+def test_a_chart_has_gaps_where_there_is_no_value():
+    drawn = chart("PSNR", "frame", [Line("model", "stroke:red", [1, 2, 3, 4, 5], [1.0, 2.0, math.inf, 3.0, math.nan])])
+    lines = re.findall(r'points="([^"]*)"', drawn)
+    assert [len(line.split()) for line in lines] == [2, 1]
+    assert "nan" not in drawn and "inf" not in drawn
+
+
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e-9, 2e-9], [-1e12, 1e12], [0.5, 300.0]])
+def test_a_chart_of_any_values_lies_within_its_picture(values):
+    for logarithmic in (False, True):
+        drawn = chart("loss", "iteration", [Line("a", "stroke:red", [*range(len(values))], values)], logarithmic)
+        places = [float(n) for part in re.findall(r'points="([^"]*)"', drawn) for n in re.split("[ ,]", part)]
+        assert all(0 <= place <= 460 for place in places)
+        assert drawn.count("<text") < 25
+
+
+def test_the_best_are_those_that_look_best():
+    assert best_of("psnr", [20.0, 20.001, 19.0]) == [True, True, False]
+    assert best_of("mse", [3.0, math.nan, 2.0]) == [False, False, True]
+    assert best_of("mae", [3.0, math.nan]) == [False, False]  # nothing to compare with
+
+
+# ---- scripts/compare_runs.py
+
+
+def compare(capsys, monkeypatch, *arguments):
+    """Run the script in this process: exit status, and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *map(str, arguments)])
+    status = compare_runs.main()
+    return status, "".join(capsys.readouterr())
+
+
+def test_tests_stand_side_by_side_with_the_same_clips_below_one_another(tmp_path, browse):
+    first = metrics_of(1)
+    second = {**metrics_of(2), **{name: copy.deepcopy(first[name]) for name in BASELINES}}
+    write_test(tmp_path / "a" / "test_result", first, clips=2, seed=1)
+    write_test(tmp_path / "b" / "test_result", second, clips=3, seed=2)
+    # The batches of b are of another size, so its clips have other numbers.
+    (tmp_path / "b" / "test_result" / "2").rename(tmp_path / "b" / "test_result" / "5")
+    out = tmp_path / "new" / "compare.html"
+    done = script("compare_runs.py", tmp_path / "a" / "test_result", tmp_path / "b" / "test_result", "--out", out)
+    assert done.returncode == 0 and done.stdout == f"wrote {out}\n", done.stderr
+    text = out.read_text(encoding="utf-8")
+    assert addresses(text) == [] and "cannot be compared" not in text
+
+    document, kinds = browse(text, 'return [...document.querySelector(".clip").querySelectorAll("canvas")].map('
+                             "(canvas) => canvas.dataset.kind)", flags=STILL)  # fmt: skip
+    assert document.all("body")[0]["data-players"] == "2"
+    assert kinds == ["truth", "forecast", "error", "forecast", "error"]
+    assert [e["text"] for e in document.all("div", **{"class": "name"})] == ["a", "b"] * 2
+    table = document.table()
+    assert list(table) == ["a", "b", "repeat", "mean frame"]  # the baselines once
+    for column, choose in enumerate((max, max, min, min)):
+        cells = [row[column] for row in table.values()]
+        values = [float(cell.rstrip("*")) for cell in cells]
+        assert [cell.endswith("*") for cell in cells] == [value == choose(values) for value in values]
+    assert table["a"][0].rstrip("*") == f"{first['model']['psnr']:.2f}"
+    assert len(document.all("svg")) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sequences": 8}, "The number of clips differs: 38 in a, c; 8 in b."),
+        ({"img_width": 64}, "The width of the frames differs: 16 in a, c; 64 in b."),
+        ({"dataset": "data/mm"}, "The data set differs: data/kth in a, c; data/mm in b."),
+        ({"total_length": 9, "steps": 6}, "The number of frames differs: 6 in a, c; 9 in b."),
+    ],
+)
+def test_tests_that_cannot_be_compared_are_warned_of_and_their_baselines_stand_apart(
+    tmp_path, changes, said, capsys, monkeypatch
+):
+    folders = []
+    for name in "abc":
+        differing = changes if name == "b" else {}
+        seed = 5 if name == "b" else 1
+        folders.append(write_test(tmp_path / name, metrics_of(seed, **differing), clips=1))
+    status, _ = compare(capsys, monkeypatch, *folders, "--out", tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert status == 0
+    assert said in [e["text"].split("compared. ")[-1] for e in Document(text).all("p", **{"class": "warning"})]
+    table = Document(text).table()
+    assert {"repeat of a, c", "repeat of b"} <= set(table) and "repeat" not in table
+
+
+@pytest.fixture(scope="module")
+def trained(kth_sample, tmp_path_factory):
+    """Two trainings with tests."""
+    folders = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.reports.forecast_report.draw_per_frame", lambda *arguments: None)
+        patch.setattr("src.reports.training_report.draw_curves", lambda *arguments: None)
+        for seed in (1, 2):
+            folder = tmp_path_factory.mktemp("trained")
+            trainer.train(settings_for(kth_sample, folder, seed=seed, test_interval=1, test_max_clips=4))
+            folders.append(folder)
+    return folders
+
+
+def test_trainings_stand_side_by_side_with_their_best_or_last_tests(trained, tmp_path, capsys, monkeypatch):
+    folders = [folder / "ck" for folder in trained]
+    rows = [compare_page.rows_of_csv(str(folder / "metrics.csv"), ("iteration",)) for folder in folders]
+    for which in ("best", "last"):
+        out = tmp_path / f"{which}.html"
+        assert compare(capsys, monkeypatch, *folders, "--out", out, "--names", "one, two", "--test", which)[0] == 0
+        document = Document(out.read_text(encoding="utf-8"))
+        table = document.table()
+        for name, tests in zip(("one", "two"), rows):
+            psnr = [float(row["psnr"]) for row in tests]
+            assert table[name][0].rstrip("*") == f"{max(psnr) if which == 'best' else psnr[-1]:.2f}"
+        headings = [e["text"] for e in document.all("h2")]
+        assert "Curves over the iterations" in headings and "Curves over the predicted frames" in headings
+        assert len(document.all("section", **{"class": "clip"})) == 1
+        assert any("Training loss" in e["text"] for e in document.all("figcaption"))
+
+
+def test_a_training_without_its_results_or_without_a_test_is_shown_as_far_as_it_goes(
+    trained, tmp_path, capsys, monkeypatch
+):
+    alone, begun = tmp_path / "alone", tmp_path / "begun"
+    for folder in (alone, begun):
+        folder.mkdir()
+        for name in ("metrics.csv", "losses.csv"):
+            shutil.copy(trained[0] / "ck" / name, folder / name)
+    (begun / "metrics.csv").write_text((alone / "metrics.csv").read_text().splitlines()[0] + "\n")
+    status, _ = compare(capsys, monkeypatch, alone, begun, "--out", tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    table = Document(text).table()
+    assert status == 0 and "alone" in table and "repeat" in table and "begun" not in table
+    assert "no test yet" in text and "Training loss" in text and "Curves over the predicted frames" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("nothing", "no such folder"),
+        ("file", "a file"),
+        ("empty", "nothing in it"),
+        ("other files", "0, 1, 2, 3, 4, 5 and 2 more"),
+        ("tests below", "test_result"),
+        ("header alone", "no test and no line of the loss"),
+        ("damaged", "damaged"),
+        ("other", 'expected the figures of a forecast under "model"'),
+    ],
+)
+def test_a_folder_that_is_no_test_and_no_training_is_one_line(tmp_path, kind, found, capsys, monkeypatch):
+    folder = tmp_path / "given"
+    if kind == "file":
+        folder.write_text("x")
+    elif kind == "tests below":
+        write_test(folder / "test_result", metrics_of(0))
+    elif kind != "nothing":
+        folder.mkdir()
+    for number in range(8 if kind == "other files" else 0):
+        (folder / str(number)).write_text("")
+    if kind == "header alone":
+        (folder / "losses.csv").write_text("iteration,loss\n")
+    if kind in ("damaged", "other"):
+        (folder / "metrics.json").write_text('{"model": ' if kind == "damaged" else '{"iteration": 3}')
+    status, said = compare(capsys, monkeypatch, folder, "--out", tmp_path / "x.html")
+    assert status == 2 and said.count("\n") == 1 and said.startswith(f"compare_runs.py: {folder}")
+    assert found in said and "expected" in said and not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("names", ["a", "a,b,c", "a,a", "a,"])
+def test_names_are_one_for_each_folder(tmp_path, names, capsys, monkeypatch):
+    folders = [write_test(tmp_path / name, metrics_of(0)) for name in "xy"]
+    status, said = compare(capsys, monkeypatch, *folders, "--out", tmp_path / "x.html", "--names", names)
+    assert status == 2 and said.count("\n") == 1 and f"--names {names}: expected 2 different names" in said
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["r/a/test_result", "r/b/test_result"], ["a", "b"]),
+        (["r/a/10", "r/a/20"], ["10", "20"]),
+        (["r/a/x/1", "r/b/1"], ["a/x", "b"]),
+        (["r/a", "r/a"], ["a (1)", "a (2)"]),
+        (["r/a", "r/a/b"], ["a", "b"]),
+        (["r/a"], ["a"]),
+    ],
+)
+def test_runs_are_called_by_what_differs_in_their_paths(paths, names):
+    assert short_names(paths) == names
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    folder = write_test(tmp_path / "a", metrics_of(0))
+    (tmp_path / "file").write_text("")
+    status, said = compare(capsys, monkeypatch, folder, "--out", tmp_path / "file" / "x.html")
+    assert status == 2 and said.count("\n") == 1
+
+
+def test_the_script_needs_no_paddle():
+    code = "import sys, scripts.compare_runs; sys.exit('paddle' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
