@@ -150,7 +150,7 @@ def charts(pictures: Sequence[str], lines: Sequence[Line]) -> str:
     """Charts beside one another, and one legend of their lines."""
     styles = {line.label: line.style for line in lines}
     legend = "".join(
-        f'<span><span class="swatch{" dashed" * ("dasharray" in style)}" style="{_border(style)}"></span>'
+        f'<span><span class="swatch" style="{_border(style)}"></span>'
         f"{escape(label)}</span>"
         for label, style in styles.items()
     )
@@ -158,7 +158,9 @@ def charts(pictures: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def _border(style: str) -> str:
-    return style.split(";")[0].replace("stroke:", "border-color:")
+    """CSS of a border that looks like the curve."""
+    kind = "dotted" if "dasharray:2" in style else "dashed" if "dasharray" in style else "solid"
+    return f"{style.split(';')[0].replace('stroke:', 'border-color:')};border-top-style:{kind}"
 
 
 def chart(heading: str, x_label: str, lines: Sequence[Line], logarithmic: bool = False) -> str:
