@@ -93,6 +93,7 @@ BAD_VALUES = [
     ({"snapshot_interval": 0}, "--snapshot_interval 0: expected 1 or more"),
     ({"num_save_samples": -1}, "--num_save_samples -1: expected 0 or more"),
     ({"keep_checkpoints": -1}, "--keep_checkpoints -1: expected 0 or more"),
+    ({"keep_pictures": -1}, "--keep_pictures -1: expected 0 or more"),
     ({"test_max_clips": -1}, "--test_max_clips -1: expected 0 or more"),
     ({"grad_clip": -1}, "--grad_clip -1: expected 0.0 or more"),
     ({"optimizer": "sdg"}, "--optimizer sdg: there is no such optimizer; known: sgd, adam"),

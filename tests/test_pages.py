@@ -12,11 +12,14 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scripts import compare_runs
 from src import evaluator, trainer
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
+from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports import compare_page, report_page
 from src.reports.compare_page import short_names
@@ -499,6 +502,33 @@ def test_a_folder_that_is_no_test_and_no_training_is_one_line(tmp_path, kind, fo
     status, said = compare(capsys, monkeypatch, folder, "--out", tmp_path / "x.html")
     assert status == 2 and said.count("\n") == 1 and said.startswith(f"compare_runs.py: {folder}")
     assert found in said and "expected" in said and not (tmp_path / "x.html").exists()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(where=st.sampled_from(["", "model", "repeat_last_frame"]), place=st.integers(0, 20), value=JSON | st.just(...))
+def test_whatever_metrics_json_holds_is_shown_or_refused_in_one_line(tmp_path_factory, where, place, value):
+    metrics = metrics_of(0)
+    entry = metrics[where] if where else metrics
+    changed = list(entry)[place % len(entry)]
+    entry[changed] = value
+    if value is ...:  # left out
+        del entry[changed]
+    folders = [write_test(tmp_path_factory.mktemp("any") / "a", part) for part in (metrics, metrics_of(1))]
+    try:
+        runs = [compare_page.read_run(str(folder)) for folder in folders]
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    for name, run in zip("ab", runs):
+        run.name = name
+    assert {"a", "b"} <= set(Document(compare_page.comparison(runs)).table())
 
 
 @pytest.mark.parametrize("names", ["a", "a,b,c", "a,a", "a,"])

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.errors import UserError
-from src.reports.figures import MEANINGS, MODEL, PER_FRAME, figures_of, forecasts_of, label_of, read_metrics, value_of
+from src.reports.figures import (
+    MEANINGS,
+    MODEL,
+    figures_of,
+    forecasts_of,
+    label_of,
+    per_frame_of,
+    read_metrics,
+    value_of,
+)
 from src.reports.report_page import CLIPS_SIZE, frame_line, means_of
 from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
 from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
@@ -182,7 +191,7 @@ def warnings(runs: Sequence[TestedRun]) -> list[str]:
 def _condition(key: str, value: Any) -> str:
     if key == "dataset":
         return ", ".join(os.path.normpath(part) for part in str(value).split(","))
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
@@ -191,7 +200,7 @@ def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
     found = []
     for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
         groups: list[list[TestedRun]] = []
-        for run in [run for run in runs if forecast in run.metrics]:
+        for run in [run for run in runs if forecast in forecasts_of(run.metrics)]:
             entry = run.metrics[forecast]
             group = next((group for group in groups if _agree(group[0].metrics[forecast], entry)), None)
             groups.append([run]) if group is None else group.append(run)
@@ -206,7 +215,7 @@ def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether what both have is the same to six digits."""
     one, two = means_of(first), means_of(second)
     same_means = all(math.isclose(one[name], two[name], rel_tol=1e-6) for name in one.keys() & two.keys())
-    lengths = [len(entry.get("mse" + PER_FRAME, [])) for entry in (first, second)]
+    lengths = [len(per_frame_of(entry, "mse")) for entry in (first, second)]
     return same_means and (0 in lengths or lengths[0] == lengths[1])
 
 
@@ -225,16 +234,17 @@ def _frames(runs: Sequence[TestedRun]) -> str:
         *((run.name, MODEL, run, line_style(number)) for number, run in enumerate(runs)),
         *((*baseline, baseline_style(number)) for number, baseline in enumerate(_baselines(runs))),
     ]
-    pictures, lines = [], []
+    pictures, drawn = [], []
     for name in figures_of([run.metrics[forecast] for _, forecast, run, _ in curves]):
         lines = [
             frame_line(run.metrics, forecast, name, 0)._replace(label=label, style=style)
             for label, forecast, run, style in curves
-            if name + PER_FRAME in run.metrics[forecast]
+            if per_frame_of(run.metrics[forecast], name)
         ]
         if lines:
             pictures.append(chart(figure_heading(name), "frame", lines[::-1]))
-    return section("Curves over the predicted frames", charts(pictures, lines)) if pictures else ""
+            drawn += lines
+    return section("Curves over the predicted frames", charts(pictures, drawn)) if pictures else ""
 
 
 def _training(runs: Sequence[TestedRun]) -> str:

@@ -59,7 +59,12 @@ def value_of(name: str, value: Any) -> float:
     """A figure as a number: None is an infinite PSNR; nan where there is no such figure."""
     if value is None and name == "psnr":
         return math.inf
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
+        return math.nan
 
 
 def mean_of(entry: Mapping[str, Any], name: str) -> float:
@@ -71,6 +76,12 @@ def per_frame_of(entry: Mapping[str, Any], name: str) -> list[float]:
     """A figure for each predicted frame; empty where the entry has none."""
     values = entry.get(name + PER_FRAME)
     return [value_of(name, value) for value in values] if isinstance(values, list) else []
+
+
+def first_frame_of(metrics: Mapping[str, Any]) -> int:
+    """The number of the first predicted frame."""
+    given = metrics.get("input_length")
+    return given + 1 if isinstance(given, int) else 1
 
 
 def label_of(forecast: str) -> str:

@@ -12,6 +12,7 @@ from src.reports.figures import (
     MEANINGS,
     MODEL,
     figures_of,
+    first_frame_of,
     forecasts_of,
     label_of,
     mean_of,
@@ -94,7 +95,7 @@ def _curves(metrics: Mapping[str, Any]) -> str:
 def frame_line(metrics: Mapping[str, Any], forecast: str, name: str, number: int) -> Line:
     """A figure of a forecast over the frames; ``number`` is its place among the forecasts, the model's is 0."""
     values = per_frame_of(metrics[forecast], name)
-    frames = range(metrics["input_length"] + 1, metrics["input_length"] + 1 + len(values))
+    frames = range(first_frame_of(metrics), first_frame_of(metrics) + len(values))
     return Line(label_of(forecast), baseline_style(number - 1) if number else line_style(0), frames, values)
 
 
@@ -137,7 +138,7 @@ def _frames(metrics: Mapping[str, Any]) -> str:
             forecast: {name: values[step] for name, values in entry.items() if step < len(values)}
             for forecast, entry in per_frame.items()
         }
-        rows.append(((metrics["input_length"] + 1 + step,), entries))
+        rows.append(((first_frame_of(metrics) + step,), entries))
     rows.append((("mean",), {forecast: means_of(metrics[forecast]) for forecast in forecasts}))
     return section("Figures of each frame", grouped_table("frames", ("frame",), rows))
 
