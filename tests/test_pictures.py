@@ -19,6 +19,7 @@ from src.models.model_factory import build_model
 from src.reports import pictures
 from src.reports.forecast_report import write_pictures
 from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
+from src.reports.training_files import METRICS
 from src.reports.training_report import TrainingReport
 from src.runtime.files import write_whole
 from tests.conftest import settings_for
@@ -416,7 +417,7 @@ def test_pictures_that_cannot_be_removed_are_a_warning(kth_sample, tmp_path, mon
     report = TrainingReport(settings_for(kth_sample, tmp_path, keep_pictures=1), 0, 0, "cpu")
     monkeypatch.setattr(trainer.logger, "propagate", True)
     for iteration in (1, 2):
-        report._append(report.metrics, [iteration] + [1] * 7)
+        report._append(report.metrics, [iteration] + [1] * (len(METRICS) - 1))
     report.remove_old_pictures({"iteration": 2})
     report.close()
     assert "pictures of older tests cannot be removed" in caplog.text and "Read-only" in caplog.text

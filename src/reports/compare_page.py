@@ -22,7 +22,7 @@ from src.reports.figures import (
 )
 from src.reports.report_page import CLIPS_SIZE, frame_line, means_of
 from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
-from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
+from src.reports.training_files import CONFIG_FILE, LATER_COLUMNS, LOSSES_FILE, METRICS_CSV, rows_of_csv
 from src.reports.web_page import (
     Line,
     baseline_style,
@@ -39,7 +39,7 @@ from src.reports.web_page import (
     players,
     section,
 )
-from src.utils.metrics import BASELINE, UNITS
+from src.utils.metrics import BASELINES, UNITS
 
 METRICS_FILE = "metrics.json"
 WHICH = ("best", "last")  # test of a training
@@ -130,10 +130,11 @@ def _test_of(save_dir: str, row: Mapping[str, str]) -> tuple[dict[str, Any], str
         **{name: flags.get(name) for name in ("input_length", "total_length", "img_width")},
     }  # fmt: skip
     entries: dict[str, dict[str, float | None]] = {MODEL: {}}
+    names = {"": MODEL, **{short: name for name, short in BASELINES.items()}}
     for column, text in row.items():
         forecast, _, name = column.rpartition("_")
-        if name in UNITS or column == "mae" or name == "mae":
-            forecast = {"": MODEL, "repeat": BASELINE}.get(forecast, forecast)
+        forecast = names.get(forecast, forecast)
+        if name in UNITS and not (column in LATER_COLUMNS and not text):  # empty: an older version wrote the row
             entries.setdefault(forecast, {})[name] = _number(text)
     known = {name: value for name, value in known.items() if value is not None}
     return {"iteration": iteration, **known, **entries}, None

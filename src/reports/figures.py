@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src.errors import UserError
-from src.utils.metrics import BASELINE, UNITS
+from src.utils.metrics import UNITS
 
 MODEL, PER_FRAME = "model", "_per_frame"
-LABELS = {MODEL: "model", BASELINE: "repeat", "mean_frame": "mean frame"}
-MEANINGS = {BASELINE: "the last given frame, repeated", "mean_frame": "the mean of the given frames, repeated"}
+REPEAT = "repeat_last_frame"
+LABELS = {MODEL: "model", REPEAT: "repeat", "mean_frame": "mean frame"}
+MEANINGS = {REPEAT: "the last given frame, repeated", "mean_frame": "the mean of the given frames, repeated"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
 DECIMALS = {"ssim": 4}  # else 2
 INFINITE, MISSING = "∞", "–"

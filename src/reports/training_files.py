@@ -6,7 +6,13 @@ import csv
 import os
 from collections.abc import Sequence
 
+from src.utils.metrics import BASELINES, UNITS
+
 CONFIG_FILE, LOSSES_FILE, METRICS_CSV = "config.json", "losses.csv", "metrics.csv"
+COLUMNS_OF = {"model": "", **{name: f"{short}_" for name, short in BASELINES.items()}}  # psnr, repeat_psnr, mean_psnr
+METRICS = ("iteration", "clips", *(f"{column}{name}" for column in COLUMNS_OF.values() for name in UNITS))
+# A run that an older version began has no such columns: it goes on, and its cells before stay empty.
+LATER_COLUMNS = {name for name in METRICS if name.startswith("mean_") or name.endswith("mae")}
 
 
 def rows_of_csv(path: str, columns: Sequence[str]) -> list[dict[str, str]]:

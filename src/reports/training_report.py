@@ -24,18 +24,22 @@ from tqdm import tqdm
 from src.config import Config
 from src.flag_values import lr_schedule_length
 from src.reports.forecast_report import remove_clips
-from src.reports.training_files import CONFIG_FILE, LOSSES_FILE, METRICS_CSV, rows_of_csv
+from src.reports.training_files import (
+    COLUMNS_OF,
+    CONFIG_FILE,
+    LATER_COLUMNS,
+    LOSSES_FILE,
+    METRICS,
+    METRICS_CSV,
+    rows_of_csv,
+)
 from src.reports.versions import versions
 from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
-from src.utils.metrics import BASELINES, UNITS, to_uint8
+from src.utils.metrics import UNITS, to_uint8
 
 CURVES_FILE = "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
-COLUMNS_OF = {"model": "", **{name: f"{short}_" for name, short in BASELINES.items()}}  # psnr, repeat_psnr, mean_psnr
-METRICS = ("iteration", "clips", *(f"{column}{name}" for column in COLUMNS_OF.values() for name in UNITS))
-# A run that an older version began has no such columns: it goes on, and its cells before stay empty.
-LATER_COLUMNS = {name for name in METRICS if name.startswith("mean_") or name.endswith("mae")}
 POINTS = 2000  # of a curve; more cannot be told apart
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 ZOOM_TO = 64  # pixels: smaller frames are enlarged in VisualDL's pictures
