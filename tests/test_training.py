@@ -308,7 +308,7 @@ def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample
     dataset = build_dataset(config, "test")
     evaluator.evaluate(config, build_model(config), dataset, "7", 7)
     folder = tmp_path / "results" / "7"
-    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json", "per_frame.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json", "per_frame.png", "report.html"]
     names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
     for number in (1, 2):
         assert sorted(os.listdir(folder / str(number))) == ["forecast.gif", *names, "sheet.png"]
