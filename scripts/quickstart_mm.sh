@@ -32,7 +32,7 @@ say "training: 1500 iterations; docs/recipe.md explains the flags"
 "$PY" runp.py --dataset_name mnist --train_data_paths "$DATA/train.npz" --valid_data_paths "$DATA/test.npy" \
   "${NETWORK[@]}" --save_dir "$ALL/checkpoints" --gen_frm_dir "$ALL/results" --seed 1 \
   --batch_size 2 --optimizer adam --betas 0.9,0.999 --weight_decay 0 --lr_schedule cosine:4e-3:1500:100 \
-  --l1_weight 0.25 --l1_from 1050 --sampling_changing_rate 0.0016 \
+  --l1_weight 0.25 --l1_from 1050 --sampling_changing_rate 0.0008 \
   --max_iterations 1500 --display_interval 50 --snapshot_interval 500 --test_interval 500 --test_max_clips 40
 
 say "testing on digits the network has not seen"
