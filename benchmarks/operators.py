@@ -1,11 +1,11 @@
 """Operators of a training iteration, and the time of the host that starts them.
 
-    python benchmarks/operators.py             full size, quickstart, quickstart_mm: a minute each
+    python benchmarks/operators.py             full size with 4 and 2 clips, quickstart, quickstart_mm: a minute each
     python benchmarks/operators.py --quick     one small size
 
 On a GPU, and in a small network, an iteration takes as long as the host needs to start its operators, not as long as
-they compute. Both can be measured without a GPU. "cpu" is the model's way on a CPU, "gpu" its way on a GPU, which runs
-on the CPU here; "plain" is the plain formulation (tests/plain_e3d.py).
+they compute. Both can be measured without a GPU. "cpu" is the model's way on a CPU, "gpu" its way on a GPU of 16 GB,
+which runs on the CPU here; "plain" is the plain formulation (tests/plain_e3d.py).
 
 The operators are the kernels that Paddle's profiler sees in one iteration of Adam. A reshape counts as one; the sums of
 gradients that several operators give to one tensor do not. The forms of the convolutions and of the recall are those
@@ -34,6 +34,10 @@ SIZES = {
         "img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5, "batch_size": 4,
         "input_length": 10, "total_length": 30,
     },
+    "full_b2": {
+        "img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5, "batch_size": 2,
+        "input_length": 10, "total_length": 30,
+    },
     "quickstart": {
         "img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3, "batch_size": 1,
         "input_length": 5, "total_length": 10,
@@ -47,13 +51,15 @@ SIZES = {
         "input_length": 2, "total_length": 4,
     },
 }  # fmt: skip
+CARD_MEMORY = 16e9  # bytes; the recall's way depends on it
 WAYS = ("plain", "cpu", "gpu")
 PARTS = ("forward", "backward", "optimizer")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--sizes", default="full,quickstart,quickstart_mm", help="with commas between (%(default)s)")
+    sizes = "full,full_b2,quickstart,quickstart_mm"
+    parser.add_argument("--sizes", default=sizes, help="with commas between (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="measured iterations of a turn (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny size, one turn")
@@ -96,10 +102,12 @@ def measure(size: str, way: str, steps: int) -> dict:
 
     if way == "gpu":
         window_conv.on_cpu = recall.on_cpu = lambda x: False
+        recall.card_memory = lambda: CARD_MEMORY
     real = Config(**SIZES[size])
     layers, grid = len(real.hidden_sizes), real.img_width // real.patch_size
-    form = recall.recall_form(paddle.zeros([real.batch_size, 2, grid, grid]), real.total_length - 1)
-    eidetic_3d_lstm_net.recall_form = lambda state, steps: form
+    state = paddle.zeros([real.batch_size, 2, grid, grid])
+    form = recall.recall_form(state, real.total_length - 1, layers)
+    eidetic_3d_lstm_net.recall_form = lambda *arguments: form
 
     decide, decisions = window_conv._by_filtering, []
 

@@ -33,7 +33,7 @@ def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found.astype("float64") - expected) / np.linalg.norm(expected.astype("float64")))
 
 
-@pytest.fixture(params=["few operators", "large on a CPU", "on a GPU", "large on a GPU"])
+@pytest.fixture(params=["few operators", "large on a CPU", "on a GPU", "on a GPU with room", "large on a GPU"])
 def form(request, monkeypatch):
     """Each form of the convolutions and of the recall in turn, whatever the size; those of a GPU run on the CPU."""
     if request.param == "large on a CPU":
@@ -43,6 +43,8 @@ def form(request, monkeypatch):
     elif request.param != "few operators":
         monkeypatch.setattr("src.layers.window_conv.on_cpu", lambda x: False)
         monkeypatch.setattr("src.layers.recall.on_cpu", lambda x: False)
+        if request.param == "on a GPU with room":
+            monkeypatch.setattr("src.layers.recall.card_memory", lambda: 80e9)
         if request.param == "large on a GPU":
             monkeypatch.setattr("src.layers.recall.GPU_SCORES", 1)
     return request.param

@@ -217,7 +217,11 @@ def test_no_state_stands_for_zeros(layer_norm):
 
 
 def test_the_form_of_the_recall_follows_the_size_and_the_device(monkeypatch):
-    small, full = paddle.zeros([1, 96, 8, 8]), paddle.zeros([2, 128, 16, 16])
-    assert (recall_form(small, 9), recall_form(full, 29)) == ("plain", "blocks")
+    small, full, huge = (paddle.zeros(shape) for shape in ([1, 96, 8, 8], [2, 128, 16, 16], [4, 128, 32, 32]))
+    assert [recall_form(state, 29, 4) for state in (small, full, huge)] == ["plain", "blocks", "blocks"]
     monkeypatch.setattr(recall_module, "on_cpu", lambda x: False)
-    assert (recall_form(full, 29), recall_form(paddle.zeros([4, 128, 32, 32]), 29)) == ("again", "blocks")
+    # The card's memory is not known here.
+    assert [recall_form(state, 29, 4) for state in (small, full, huge)] == ["again", "again", "blocks"]
+    for gigabytes, expected in ((8, "again"), (16, "plain")):  # 3.65 GB of scores
+        monkeypatch.setattr(recall_module, "card_memory", lambda memory=gigabytes: memory * 1e9)
+        assert recall_form(full, 29, 4) == expected

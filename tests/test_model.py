@@ -123,7 +123,7 @@ def test_the_memory_of_one_step_reaches_the_next_one():
     assert all(np.abs(after - before).max() > 1e-6 for before, after in zip(memories, memories[1:]))
 
 
-def test_the_history_grows_by_one_window_a_step_and_keeps_the_zero_state():
+def test_the_history_grows_by_one_window_a_step_and_keeps_the_zero_state(form):
     model = small_model()
     histories = []
     for cell in model.cells:
@@ -131,10 +131,12 @@ def test_the_history_grows_by_one_window_a_step_and_keeps_the_zero_state():
             lambda layer, inputs: histories.append((inputs[4].zeros, [block.numpy() for block in inputs[4].blocks]))
         )
     model(clip(), paddle.ones([2, 3]))
-    assert [len(blocks) for _, blocks in histories[::2]] == [0, 1, 2, 3, 4, 5]
-    assert all(zeros == 2 * 4 * 4 for zeros, _ in histories)
-    assert all(block.shape == (2, 4, 2 * 4 * 4) for _, blocks in histories for block in blocks)
-    assert all(np.abs(block).max() > 0 for block in histories[-1][1])
+    window = 2 * 4 * 4
+    for step, (zeros, blocks) in enumerate(histories[::2]):
+        positions = np.concatenate([np.zeros([2, 4, zeros]), *blocks], axis=2)
+        assert positions.shape == (2, 4, window * (step + 1)) and np.abs(positions[:, :, :window]).max() == 0
+        assert all(np.abs(positions[:, :, window * past :][:, :, :window]).max() > 0 for past in range(1, step + 1))
+        assert len(blocks) == (min(step, 1) if form in ("few operators", "on a GPU with room") else step)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, 
     for tensor in (*inputs, *past):
         tensor.stop_gradient = False
 
-    history = History(form=recall_form(inputs[2], number))
+    history = History(form=recall_form(inputs[2], number, 1))
     for window in past:
         history = history.append(window)
     outputs = cell(*inputs, history)

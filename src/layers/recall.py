@@ -4,8 +4,9 @@
 the backward pass they take nearly all of the memory at 30 frames, so there are three ways, chosen by
 :func:`recall_form`:
 
-- "plain": the equation with its scores kept, where they are few, and in the exported program.
-- "again": the equation, computed again in the backward pass, on a GPU: few operators.
+- "plain": the equation with its scores kept, where they are few or a GPU has room for them, and in the exported
+  program. It has the fewest operators.
+- "again": the equation, computed again in the backward pass, on a GPU.
 - "blocks": one block of scores at a time, that of one step of the history (of several on a GPU). Numerator and
   denominator of the softmax are sums over the blocks, and the backward pass computes each block again. A CPU's cache
   holds a block.
@@ -32,6 +33,7 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from src.layers.precision import on_cpu
+from src.runtime.device import card_memory
 
 SCORE_USES_POSITIONS = False  # then one key can stand for all positions of the zero state
 
@@ -85,33 +87,39 @@ def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
 # is sure to be within +-70, as in an untrained network, no maximum has to be subtracted first.
 SAFE_SCORE = 70.0
 CPU_KEPT_SCORES = 2**23  # of all the steps of a clip: what "plain" keeps of a layer in 64 MB, scores and softmax
+GPU_KEPT_SCORES = 1 / 3  # of a card's memory that "plain" may take, all layers together
 GPU_SCORES = 2**26  # at a time on a GPU, 268 MB; with 128 pixels, patches of 8 and B = 4 a step of 64 frames
 
 
-def recall_form(state: paddle.Tensor, steps: int) -> str:
+def recall_form(state: paddle.Tensor, steps: int, layers: int) -> str:
     """The form that is fastest within a bounded memory: plain, again or blocks.
 
     Args:
         state: any of a layer, ``[B, 2n, H, W]``.
         steps: of the whole unrolled network.
+        layers: how many it has.
     """
     if not paddle.in_dynamic_mode():  # a static graph can hold no PyLayer
         return "plain"
     batch, _, rows, columns = state.shape
     scores = batch * (2 * rows * columns) ** 2  # of one step of the history
+    kept = scores * steps * (steps + 1) // 2  # of all the steps of a layer
     if on_cpu(state):
-        return "plain" if scores * steps * (steps + 1) // 2 <= CPU_KEPT_SCORES else "blocks"
+        return "plain" if kept <= CPU_KEPT_SCORES else "blocks"
+    if 4 * kept * layers <= GPU_KEPT_SCORES * card_memory():  # softmax in float32; Paddle does not keep the scores
+        return "plain"
     return "again" if scores * steps <= GPU_SCORES else "blocks"
 
 
 class History:
-    """A layer's cells of the steps before, as blocks of keys ``[B, n, P]``, one a step, the oldest first.
+    """A layer's cells of the steps before, as blocks of keys ``[B, n, P]``, one a step, the oldest first. In the form
+    "plain" one block ``[B, n, S]`` holds them all.
 
     A history never changes: :meth:`append` makes a new one, so a step can be computed again in the backward pass.
 
     Parameters:
         zeros (int): positions of the history that are zero, as those of the state of step 0, which stay in it for good.
-            They are older than all the blocks and stand in none of them.
+            They are older than all the blocks and stand in none of them, but in the one of "plain".
         form (str): of :func:`recall_form`.
     """
 
@@ -126,6 +134,8 @@ class History:
     def append(self, cell: paddle.Tensor) -> History:
         """The history with one more cell ``[B, 2n, H, W]``, a window in the layout of window_conv.py."""
         keys = by_position(cell)  # (B, n, P)
+        if self.form == "plain":  # one tensor that grows: the gradients of many would have to be added up
+            return History(form="plain").with_blocks([_all_keys([*self.blocks, keys], self.zeros)])
         longer = self.with_blocks([*self.blocks, keys])
         if self.form != "blocks":
             return longer
@@ -161,7 +171,7 @@ def recall(r: paddle.Tensor, history: History) -> paddle.Tensor:
         return r * 0.0  # no constant: Paddle 2.6 fails at the gradient of a norm whose input has none
     queries = by_position(r)  # (B, n, P)
     if history.form == "plain":
-        recalled = plain_recall(queries, _all_keys(history.blocks, history.zeros))
+        recalled = plain_recall(queries, history.blocks[0])
     elif history.form == "again":
         recalled = _RecallAgain.apply(queries, history.zeros, *history.blocks)
     else:

@@ -99,7 +99,7 @@ class E3DLSTM(UnrolledNetwork):
         cell = [zero_state] * len(self.cells)
         hidden, memory = [None] * len(self.cells), None  # zeros
         # The zero state of step 0 stays in each layer's history for good.
-        form = recall_form(zero_state, steps)
+        form = recall_form(zero_state, steps, len(self.cells))
         history = [History(zeros=WINDOW * rows * columns, form=form) for _ in self.cells]
         weights = self.prepared_weights(batch, rows, columns)
         all_layers = self._recomputed_step if self.recompute and self.training else self.step

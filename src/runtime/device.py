@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import paddle
@@ -50,6 +51,15 @@ def set_device(device: str) -> str:
         )
     paddle.set_device(chosen)
     return chosen
+
+
+@functools.cache
+def card_memory() -> int:
+    """Bytes of memory of the GPU in use; 0 where there is none, or where Paddle does not tell."""
+    device = paddle.get_device()
+    if not (device.startswith("gpu") and paddle.device.is_compiled_with_cuda()):
+        return 0
+    return paddle.device.cuda.get_device_properties(device).total_memory
 
 
 def amp_settings(precision: str) -> dict:
