@@ -453,7 +453,10 @@ def test_trainings_stand_side_by_side_with_their_best_or_last_tests(trained, tmp
         headings = [e["text"] for e in document.all("h2")]
         assert "Curves over the iterations" in headings and "Curves over the predicted frames" in headings
         assert len(document.all("section", **{"class": "clip"})) == 1
-        assert any("Training loss" in e["text"] for e in document.all("figcaption"))
+        captions = [e["text"] for e in document.all("figcaption")]
+        assert any("Training loss" in text for text in captions)
+        # Over the frames and over the iterations, each once.
+        assert all(sum(unit in text for text in captions) == 2 for unit in ("PSNR", "SSIM", "MSE", "MAE"))
 
 
 def test_a_training_without_its_results_or_without_a_test_is_shown_as_far_as_it_goes(

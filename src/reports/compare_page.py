@@ -12,6 +12,7 @@ from typing import Any
 from src.errors import UserError
 from src.reports.figures import (
     MEANINGS,
+    METRICS_FILE,
     MODEL,
     figures_of,
     forecasts_of,
@@ -41,7 +42,6 @@ from src.reports.web_page import (
 )
 from src.utils.metrics import BASELINES, UNITS
 
-METRICS_FILE = "metrics.json"
 WHICH = ("best", "last")  # test of a training
 EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
 # What two tests have in common if their figures can be compared, as metrics.json calls it.
@@ -254,7 +254,7 @@ def _training(runs: Sequence[TestedRun]) -> str:
     if not trained:
         return ""
     pictures, lines = [], []
-    for name in [name for name in (*UNITS, "mae") if any(name in test for _, run in trained for test in run.tests)]:
+    for name in [name for name in UNITS if any(name in test for _, run in trained for test in run.tests)]:
         tests = [
             Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests
         ]

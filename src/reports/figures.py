@@ -10,6 +10,7 @@ from typing import Any
 from src.errors import UserError
 from src.utils.metrics import UNITS
 
+METRICS_FILE = "metrics.json"
 MODEL, PER_FRAME = "model", "_per_frame"
 REPEAT = "repeat_last_frame"
 LABELS = {MODEL: "model", REPEAT: "repeat", "mean_frame": "mean frame"}

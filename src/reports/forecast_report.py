@@ -13,6 +13,7 @@ import numpy as np
 
 from src.config import Config
 from src.errors import WriteError
+from src.reports.figures import METRICS_FILE
 from src.reports.pictures import (
     ANIMATION_FILE,
     FRAMES_PER_SECOND,
@@ -32,7 +33,6 @@ from src.runtime.log import warn_if_unwritable
 from src.utils.metrics import BASELINES, UNITS, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 
 PICTURE_NAME = re.compile(rf"(gt|pd)\d+\.png|{re.escape(SHEET_FILE)}|{re.escape(ANIMATION_FILE)}")
-METRICS_FILE = "metrics.json"
 COLUMNS = "repeat = the last given frame, repeated; mean = the mean of the given frames"
 CELL_WIDTH = 6  # of the table: with this and the longest action it has 100 characters
 
