@@ -29,28 +29,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-SIZES = {
-    "full": {
-        "img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5, "batch_size": 4,
-        "input_length": 10, "total_length": 30,
-    },
-    "full_b2": {
-        "img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5, "batch_size": 2,
-        "input_length": 10, "total_length": 30,
-    },
-    "quickstart": {
-        "img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3, "batch_size": 1,
-        "input_length": 5, "total_length": 10,
-    },
-    "quickstart_mm": {
-        "img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3, "batch_size": 2,
-        "input_length": 10, "total_length": 20,
-    },
-    "quick": {
-        "img_width": 16, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "batch_size": 1,
-        "input_length": 2, "total_length": 4,
-    },
-}  # fmt: skip
+from benchmarks.step_time import SIZES  # noqa: E402
+
+RUNS = {  # network of step_time.py; frames given, given and predicted; clips
+    "full": ("full", 10, 30, 4),
+    "full_b2": ("full", 10, 30, 2),
+    "quickstart": ("quickstart", 5, 10, 1),
+    "quickstart_mm": ("quickstart_mm", 10, 20, 2),
+    "quick": ("quick", 2, 4, 1),
+}
 CARD_MEMORY = 16e9  # bytes; the recall's way depends on it
 WAYS = ("plain", "cpu", "gpu")
 PARTS = ("forward", "backward", "optimizer")
@@ -103,7 +90,9 @@ def measure(size: str, way: str, steps: int) -> dict:
     if way == "gpu":
         window_conv.on_cpu = recall.on_cpu = lambda x: False
         recall.card_memory = lambda: CARD_MEMORY
-    real = Config(**SIZES[size])
+    network, given, total, batch = RUNS[size]
+    clips = {"input_length": given, "total_length": total, "batch_size": batch}
+    real = Config(**SIZES[network], **clips)
     layers, grid = len(real.hidden_sizes), real.img_width // real.patch_size
     state = paddle.zeros([real.batch_size, 2, grid, grid])
     form = recall.recall_form(state, real.total_length - 1, layers)
@@ -121,7 +110,7 @@ def measure(size: str, way: str, steps: int) -> dict:
     window_conv._by_filtering = lambda *arguments: next(replayed)
 
     tiny = {"img_width": 4, "patch_size": 4, "num_hidden": ",".join(["8"] * layers), "filter_size": 3}
-    config = Config(**{**SIZES[size], **tiny})
+    config = Config(**tiny, **clips)
     model = build_model(config)
     frames = paddle.rand([config.batch_size, config.total_length, 1, 1, 16])
     flags = paddle.zeros([config.batch_size, config.total_length - config.input_length - 1, 1, 1, 1])

@@ -31,7 +31,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-RUSAGE = resource.RUSAGE_SELF
 IMPLEMENTATIONS = ("model", "plain", "unset")
 SIZES = {
     "full": {"img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5},
@@ -174,7 +173,8 @@ def measure(
             once()
         profiler.summary(sorted_by=SortedKeys.CPUTotal, op_detail=True, thread_sep=False, time_unit="ms")
     macs = required_macs(config) * batch * (3 if what == "step" else 1)
-    peak = paddle.device.cuda.max_memory_allocated() if on_gpu else 1e3 * resource.getrusage(RUSAGE).ru_maxrss
+    process_peak = 1000 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = paddle.device.cuda.max_memory_allocated() if on_gpu else process_peak
     return {"seconds": seconds, "peak": peak / 1e9, "macs": macs, "product": matrix_product(on_gpu)}
 
 

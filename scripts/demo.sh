@@ -26,7 +26,8 @@ say "ten clips of digits that the network has not seen: 10 frames given, 10 pred
 "$PY" scripts/draw_forecast.py demo/test_result/{1,2,3,4} --out demo/forecast.png
 
 say "done"
-echo "the table above compares the network with repeating the last given frame (column 'repeat')"
+echo "the table above compares the network with the last given frame ('repeat') and with the mean of the given ones ('mean')"
 echo "forecasts that play beside the truth:  $ROOT/demo/forecast.gif"
 echo "the same, frame by frame:              $ROOT/demo/forecast.png"
+echo "all on one page:                       $ROOT/demo/test_result/report.html"
 echo "how a film of yours goes on:           bash scripts/demo.sh FILM"

@@ -66,7 +66,7 @@ class ConvLSTMCell(nn.Layer):
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
         weight, bias = self.gates.weight, _per_channel(self.gates.bias)
         xh = paddle.concat([x, h], axis=1)
-        gates = convolve(F.conv2d, xh, weight, padding=self.filter_size // 2) + bias  # (B, 4n, H, W)
+        gates = convolve(xh, weight, padding=self.filter_size // 2) + bias  # (B, 4n, H, W)
         i, f, g, o = paddle.split(gates, 4, axis=1)
         i = F.sigmoid(i + _per_channel(self.peephole_i) * c)
         f = F.sigmoid(f + _per_channel(self.peephole_f) * c)

@@ -11,9 +11,10 @@ type, and the arithmetic between, which adds up in float32 on a GPU too, is floa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import paddle
+import paddle.nn.functional as F
 
 from src.runtime.device import HALF_TYPES, amp_settings
 
@@ -50,25 +51,22 @@ def _paddle_auto_cast(before: str, precision: str) -> contextlib.AbstractContext
     return paddle.amp.auto_cast(**amp_settings(precision))
 
 
-def convolve(
-    convolution: Callable[..., paddle.Tensor], x: paddle.Tensor, weight: paddle.Tensor, **settings
-) -> paddle.Tensor:
-    """``convolution(x, weight, **settings)`` of F.conv2d, in the precision in force.
+def convolve(x: paddle.Tensor, weight: paddle.Tensor, **settings) -> paddle.Tensor:
+    """``F.conv2d(x, weight, **settings)`` in the precision in force; a bias is to be added to the result.
 
     The weight is cast at each call, so that what the time steps add to its gradient is summed in float32.
 
     Args:
-        convolution: without a bias, which is to be added to the float32 result.
         x, weight: float32.
 
     Returns:
         float32.
     """
     if _in_force == "fp32":
-        return convolution(x, weight, **settings)
+        return F.conv2d(x, weight, **settings)
     if on_cpu(x):
-        return _rounded(convolution(_rounded(x), _rounded(weight), **settings))
-    return convolution(x, weight, **settings).astype("float32")
+        return _rounded(F.conv2d(_rounded(x), _rounded(weight), **settings))
+    return F.conv2d(x, weight, **settings).astype("float32")
 
 
 def _rounded(x: paddle.Tensor) -> paddle.Tensor:

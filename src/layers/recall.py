@@ -86,7 +86,7 @@ def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
 # exp of a score above 88 overflows float32, one below -87 vanishes, and sums of thousands need room: where every score
 # is sure to be within +-70, as in an untrained network, no maximum has to be subtracted first.
 SAFE_SCORE = 70.0
-CPU_KEPT_SCORES = 2**23  # of all the steps of a clip: what "plain" keeps of a layer in 64 MB, scores and softmax
+CPU_KEPT_SCORES = 2**23  # of all the steps of a clip: what "plain" keeps of a layer in 32 MB
 GPU_KEPT_SCORES = 1 / 3  # of a card's memory that "plain" may take, all layers together
 GPU_SCORES = 2**26  # at a time on a GPU, 268 MB; with 128 pixels, patches of 8 and B = 4 a step of 64 frames
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
@@ -66,7 +65,7 @@ def window_conv(x: paddle.Tensor, kernel: Kernel) -> paddle.Tensor:
     """Windows ``[B, 2C, H, W]`` convolved with a :func:`window_kernel` -> ``[B, 2O, H, W]``."""
     if isinstance(kernel, tuple):
         return WinogradWindowConv.apply(x, *kernel)
-    return convolve(F.conv2d, x, kernel, padding=kernel.shape[-1] // 2)
+    return convolve(x, kernel, padding=kernel.shape[-1] // 2)
 
 
 def both_frames(values: paddle.Tensor) -> paddle.Tensor:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 from paddle.utils import pack_sequence_as
 
-from src.config import Config
 from src.layers.conv_lstm_cell import ConvLSTMCell
 from src.layers.precision import convolve
 from src.models.unrolled import Step, UnrolledNetwork, recomputed
@@ -19,20 +17,15 @@ from src.models.unrolled import Step, UnrolledNetwork, recomputed
 class ConvLSTM(UnrolledNetwork):
     """The convolutional LSTM network: one frame at a time through all layers, and a 1 x 1 convolution as the decoder.
 
-    A prediction is D(h), the decoder D of the last layer's hidden state h. With ``residual`` it is x + D(h), x the
-    frame fed last, and D begins at 0: the untrained network repeats that frame.
-
     The paper encodes the given frames with one stack and forecasts with another one; this network has one stack for
-    both, fed with its own predictions, as E3DLSTM has. Its cells have no norms.
+    both, fed with its own predictions, as E3DLSTM has. Its cells have no norms: --layer_norm and --norm_epsilon have no
+    meaning for it.
 
     Parameters:
         patch_channels (int): channels of a position, p*p*C.
         hidden_sizes (sequence of int): hidden channels of each layer.
         filter_size (int): rows and columns of the kernels; odd.
-        input_length (int): frames given; later ones are predictions where the flag is 0.
-        residual (bool): whether the decoder's output is added to the frame fed last.
-        recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
-            backward pass.
+        input_length (int), residual (bool), recompute (bool): see :class:`UnrolledNetwork`.
 
     Inputs, Returns, Raises: those of :class:`UnrolledNetwork`.
     """
@@ -46,29 +39,13 @@ class ConvLSTM(UnrolledNetwork):
         residual: bool = False,
         recompute: bool = False,
     ) -> None:
-        super().__init__(patch_channels, input_length)
-        self.residual = residual
-        self.recompute = recompute
+        super().__init__(patch_channels, input_length, residual, recompute)
         in_channels = [patch_channels, *hidden_sizes[:-1]]
         self.cells = nn.LayerList(
             ConvLSTMCell(inputs, hidden, filter_size) for inputs, hidden in zip(in_channels, hidden_sizes)
         )
         glorot = nn.initializer.XavierUniform()
-        self.decoder = nn.Conv2D(hidden_sizes[-1], patch_channels, 1, weight_attr=glorot)
-        if residual:
-            self.decoder.weight.set_value(paddle.zeros_like(self.decoder.weight))
-
-    @classmethod
-    def from_config(cls, config: Config) -> ConvLSTM:
-        """The network of a run's flags. --layer_norm and --norm_epsilon have no meaning for it."""
-        return cls(
-            patch_channels=config.patch_channels,
-            hidden_sizes=config.hidden_sizes,
-            filter_size=config.filter_size,
-            input_length=config.input_length,
-            residual=config.residual,
-            recompute=config.recompute,
-        )
+        self.set_decoder(nn.Conv2D(hidden_sizes[-1], patch_channels, 1, weight_attr=glorot))
 
     @staticmethod
     def deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
@@ -107,10 +84,7 @@ class ConvLSTM(UnrolledNetwork):
             hidden[layer], cell[layer] = layer_cell(x, hidden[layer], cell[layer])
             x = hidden[layer]
         bias = self.decoder.bias.reshape([1, -1, 1, 1])
-        prediction = convolve(F.conv2d, x, self.decoder.weight) + bias  # (B, p*p*C, H/p, W/p)
-        if self.residual:
-            prediction = frame + prediction
-        return prediction, [hidden, cell]
+        return self.prediction(frame, convolve(x, self.decoder.weight) + bias), [hidden, cell]
 
     def _recomputed_step(self, frame: paddle.Tensor, states: list[list[paddle.Tensor]]):
         """The same, computed again in the backward pass."""

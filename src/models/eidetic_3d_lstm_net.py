@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from src.config import Config
@@ -20,20 +19,15 @@ from src.models.unrolled import Step, UnrolledNetwork, recomputed
 class E3DLSTM(UnrolledNetwork):
     """The eidetic 3D LSTM network.
 
-    A prediction is D(h), the decoder D of the last layer's hidden state h, as in the paper and the official code. With
-    ``residual`` it is x + D(h), x the frame fed last, and D begins at 0: the untrained network repeats that frame. The
-    paper has no such sum.
+    A prediction is D(h) in the paper and the official code; they have no such sum as ``residual`` makes.
 
     Parameters:
         patch_channels (int): channels of a position, p*p*C.
         hidden_sizes (sequence of int): hidden channels of each layer, all equal (one memory passes through all layers).
         filter_size (int): rows and columns of the kernels; odd.
-        input_length (int): frames given; later ones are predictions where the flag is 0.
         layer_norm (bool): see :class:`EideticLSTMCell`.
-        residual (bool): whether the decoder's output is added to the frame fed last.
         norm_epsilon (float): epsilon of the norms.
-        recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
-            backward pass: a third more time for a fraction of the memory.
+        input_length (int), residual (bool), recompute (bool): see :class:`UnrolledNetwork`.
 
     Inputs, Returns: those of :class:`UnrolledNetwork`.
 
@@ -52,35 +46,21 @@ class E3DLSTM(UnrolledNetwork):
         norm_epsilon: float = 1e-5,
         recompute: bool = False,
     ) -> None:
-        super().__init__(patch_channels, input_length)
+        super().__init__(patch_channels, input_length, residual, recompute)
         if len(set(hidden_sizes)) != 1:
             raise ValueError(f"num_hidden: the layers share one memory and must be equal, got {list(hidden_sizes)}")
         self.hidden_channels = hidden_sizes[0]
-        self.residual = residual
         self.norm_epsilon = norm_epsilon
-        self.recompute = recompute
         in_channels = [patch_channels, *hidden_sizes[:-1]]
         self.cells = nn.LayerList(
             EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
             for inputs, hidden in zip(in_channels, hidden_sizes)
         )
-        self.decoder = conv3d(hidden_sizes[-1], patch_channels, (WINDOW, 1, 1))
-        if residual:
-            self.decoder.weight.set_value(paddle.zeros_like(self.decoder.weight))
+        self.set_decoder(conv3d(hidden_sizes[-1], patch_channels, (WINDOW, 1, 1)))
 
     @classmethod
     def from_config(cls, config: Config) -> E3DLSTM:
-        """The network of a run's flags."""
-        return cls(
-            patch_channels=config.patch_channels,
-            hidden_sizes=config.hidden_sizes,
-            filter_size=config.filter_size,
-            input_length=config.input_length,
-            layer_norm=config.layer_norm,
-            residual=config.residual,
-            norm_epsilon=config.norm_epsilon,
-            recompute=config.recompute,
-        )
+        return super().from_config(config, layer_norm=config.layer_norm, norm_epsilon=config.norm_epsilon)
 
     @staticmethod
     def deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
@@ -109,8 +89,8 @@ class E3DLSTM(UnrolledNetwork):
             if memory is not None:  # not the first step
                 history = [before.append(newest) for before, newest in zip(history, cell)]
             x = window(last_frame, frame)
-            prediction, memory, hidden, cell = all_layers(history, weights, x, memory, hidden, cell)
-            return prediction, (frame, memory, hidden, cell, history)
+            decoded, memory, hidden, cell = all_layers(history, weights, x, memory, hidden, cell)
+            return self.prediction(frame, decoded), (frame, memory, hidden, cell, history)
 
         last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
         return (last_frame, memory, hidden, cell, history), step
@@ -122,9 +102,9 @@ class E3DLSTM(UnrolledNetwork):
             last_frame, memory, hidden, cell, keys = states
             x = window(last_frame, frame)
             history = [History(form="plain").with_blocks([layer_keys]) for layer_keys in keys]
-            prediction, memory, hidden, cell = self.step(history, weights, x, memory, hidden, cell)
+            decoded, memory, hidden, cell = self.step(history, weights, x, memory, hidden, cell)
             keys = [paddle.concat([before, by_position(newest)], axis=2) for before, newest in zip(keys, cell)]
-            return prediction, [frame, memory, hidden, cell, keys]
+            return self.prediction(frame, decoded), [frame, memory, hidden, cell, keys]
 
         last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
         zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns])
@@ -160,9 +140,8 @@ class E3DLSTM(UnrolledNetwork):
             hidden, cell: of each layer at the step before, ``[B, 2n, H/p, W/p]``; hidden may hold None for zeros.
 
         Returns:
-            the predicted frame ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
+            what the decoder makes of it ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
         """
-        frames = x
         hidden, cell = list(hidden), list(cell)
         for layer, layer_cell in enumerate(self.cells):
             # The memory goes up through the layers and from the last one to the first of the next step.
@@ -171,10 +150,7 @@ class E3DLSTM(UnrolledNetwork):
             )
             x = hidden[layer]
         kernel, bias = weights[-1]["decoder"], weights[-1]["shift_decoder"]
-        prediction = convolve(F.conv2d, x, kernel) + bias  # (B, p*p*C, H/p, W/p)
-        if self.residual:
-            prediction = newest_frame(frames) + prediction
-        return prediction, memory, hidden, cell
+        return convolve(x, kernel) + bias, memory, hidden, cell
 
     def _recomputed_step(self, history: Sequence[History], *arguments):
         """The same, computed again in the backward pass."""
@@ -184,17 +160,11 @@ class E3DLSTM(UnrolledNetwork):
 
         layers = len(self.cells)
         blocks = [layer_history.blocks for layer_history in history]
-        prediction, memory, *states = recomputed(step, blocks, *arguments)
-        return prediction, memory, states[:layers], states[layers:]
+        decoded, memory, *states = recomputed(step, blocks, *arguments)
+        return decoded, memory, states[:layers], states[layers:]
 
 
 def window(frame_before: paddle.Tensor, frame: paddle.Tensor) -> paddle.Tensor:
     """Two frames ``[B, C, H, W]`` as a window ``[B, 2C, H, W]`` in the layout of window_conv.py."""
     batch, channels, rows, columns = frame.shape
     return paddle.stack([frame_before, frame], axis=2).reshape([batch, WINDOW * channels, rows, columns])
-
-
-def newest_frame(window: paddle.Tensor) -> paddle.Tensor:
-    """The second frame ``[B, C, H, W]`` of a window."""
-    batch, channels, rows, columns = window.shape
-    return window.reshape([batch, channels // WINDOW, WINDOW, rows, columns])[:, :, -1]

@@ -10,6 +10,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.utils import flatten, pack_sequence_as
 
+from src.config import Config
 from src.layers.precision import autocast, precision_in_force
 
 # One step: a frame as patches [B, p*p*C, H/p, W/p] and the states -> the prediction of the next frame, the new states.
@@ -19,11 +20,18 @@ Step = Callable[[paddle.Tensor, Any], tuple[paddle.Tensor, Any]]
 class UnrolledNetwork(nn.Layer):
     """A network that takes one frame at a time and predicts the next one. The weights are the same at every time step.
 
-    A subclass makes ``self.decoder``, a layer whose bias ``[p*p*C]`` is that of the predictions, and has :meth:`begin`.
+    A prediction is D(h), a decoder D of the last layer's hidden state h. With ``residual`` it is x + D(h), x the frame
+    fed last, and D begins at 0: the untrained network repeats that frame.
+
+    A subclass gives its decoder to :meth:`set_decoder`, makes its predictions with :meth:`prediction`, and has
+    :meth:`begin`.
 
     Parameters:
         patch_channels (int): channels of a position, p*p*C.
         input_length (int): frames given; later ones are predictions where the flag is 0.
+        residual (bool): whether the decoder's output is added to the frame fed last.
+        recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
+            backward pass: a third more time for a fraction of the memory.
 
     Inputs:
         - frames: float32 ``[B, T, H/p, W/p, p*p*C]``; B, T > input_length, H and W are free.
@@ -37,10 +45,37 @@ class UnrolledNetwork(nn.Layer):
         ValueError: inputs of other shapes.
     """
 
-    def __init__(self, patch_channels: int, input_length: int) -> None:
+    def __init__(
+        self, patch_channels: int, input_length: int, residual: bool = False, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.patch_channels = patch_channels
         self.input_length = input_length
+        self.residual = residual
+        self.recompute = recompute
+
+    @classmethod
+    def from_config(cls, config: Config, **more: Any) -> UnrolledNetwork:
+        """The network of a run's flags; ``more`` are arguments that this class has and others have not."""
+        return cls(
+            patch_channels=config.patch_channels,
+            hidden_sizes=config.hidden_sizes,
+            filter_size=config.filter_size,
+            input_length=config.input_length,
+            residual=config.residual,
+            recompute=config.recompute,
+            **more,
+        )
+
+    def set_decoder(self, decoder: nn.Layer) -> None:
+        """Take a layer whose bias ``[p*p*C]`` is that of the predictions as ``self.decoder``."""
+        self.decoder = decoder
+        if self.residual:
+            decoder.weight.set_value(paddle.zeros_like(decoder.weight))
+
+    def prediction(self, frame: paddle.Tensor, decoded: paddle.Tensor) -> paddle.Tensor:
+        """The next frame, given the one fed last and what the decoder makes of it; ``[B, p*p*C, H/p, W/p]`` each."""
+        return frame + decoded if self.residual else decoded
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
         """The states before the first frame, and the function that takes a step.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from src.data_provider.videos import frames_of
 from src.errors import WriteError
+from src.reports.figures import is_higher_better
 from src.runtime.files import replacing, write_whole
 from src.utils.metrics import PEAK, UNITS, to_uint8
 
@@ -410,7 +411,7 @@ def draw_per_frame(path: str, metrics: Mapping[str, Any]) -> None:
         for who, label, style in forecasts:
             values = np.array(metrics[who][f"{name}_per_frame"], dtype=np.float64)  # None becomes nan, a gap
             axes.plot(metrics["input_length"] + 1 + np.arange(len(values)), values, label=label, **style)
-        better = "lower" if name in ("mse", "mae") else "higher"
+        better = "higher" if is_higher_better(name) else "lower"
         axes.set(title=f"{unit} ({better} is better)", xlabel="frame")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 
+@functools.cache  # every test of a training shows them; to ask git is to look at every file of the project
 def versions() -> dict[str, str | None]:
     """Python's, those of the packages, and the commit of the code."""
     import paddle  # takes a second to load; whoever trains or tests has done so
