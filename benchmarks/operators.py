@@ -10,7 +10,8 @@ which runs on the CPU here; "plain" is the plain formulation (tests/plain_e3d.py
 The operators are the kernels that Paddle's profiler sees in one iteration of Adam. A reshape counts as one; the sums of
 gradients that several operators give to one tensor do not. The forms of the convolutions and of the recall are those
 that the named size has. The host time is that of a grid of 1 x 1 with 8 channels and filter 3, which leaves hardly
-anything to compute, but with the forms, layers and steps of the size; the median of all turns, each a process.
+anything to compute, but with the forms, layers and steps of the size. It is the CPU time of one thread, which other
+programs on the machine change little; the median of all turns, each a process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import collections
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -57,13 +59,15 @@ def main() -> None:
         return
     if arguments.quick:
         arguments.sizes, arguments.rounds, arguments.steps = "quick", 1, 1
+    one_thread = {**os.environ, "MKL_NUM_THREADS": "1"}
     print(f"{'size':14} {'way':6}|{'forward':>9}{'backward':>10}{'optimizer':>11} | {'host, s':>8} of plain's")
     for size in arguments.sizes.split(","):
         found: dict[str, list[dict]] = {way: [] for way in WAYS}
         for _ in range(arguments.rounds):
             for way in WAYS:
                 task = json.dumps({"size": size, "way": way, "steps": arguments.steps})
-                result = subprocess.run([sys.executable, __file__, "--child", task], stdout=subprocess.PIPE, check=True)
+                command = [sys.executable, __file__, "--child", task]
+                result = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=one_thread)
                 found[way].append(json.loads(result.stdout.splitlines()[-1]))
         plain = None
         for way in WAYS:
@@ -128,9 +132,9 @@ def measure(size: str, way: str, steps: int) -> dict:
 
     seconds = []
     for _ in range(1 + steps):
-        started = time.perf_counter()
+        started = time.process_time()
         once()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     with Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=lambda profiler: None) as profiler:
         once()
     counted = collections.Counter()

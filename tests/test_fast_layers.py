@@ -222,6 +222,6 @@ def test_the_form_of_the_recall_follows_the_size_and_the_device(monkeypatch):
     monkeypatch.setattr(recall_module, "on_cpu", lambda x: False)
     # The card's memory is not known here.
     assert [recall_form(state, 29, 4) for state in (small, full, huge)] == ["again", "again", "blocks"]
-    for gigabytes, expected in ((8, "again"), (16, "plain")):  # 3.65 GB of scores
+    for gigabytes, expected in ((6, "again"), (8, "plain")):  # 3.65 GB of scores, 1.83 GB besides
         monkeypatch.setattr(recall_module, "card_memory", lambda memory=gigabytes: memory * 1e9)
         assert recall_form(full, 29, 4) == expected

@@ -87,7 +87,8 @@ def plain_recall(queries: paddle.Tensor, keys: paddle.Tensor) -> paddle.Tensor:
 # is sure to be within +-70, as in an untrained network, no maximum has to be subtracted first.
 SAFE_SCORE = 70.0
 CPU_KEPT_SCORES = 2**23  # of all the steps of a clip: what "plain" keeps of a layer in 32 MB
-GPU_KEPT_SCORES = 1 / 3  # of a card's memory that "plain" may take, all layers together
+GPU_SHARE = 3 / 4  # of a card's memory that a clip's tensors may take with the scores of "plain" among them
+STATES_A_CELL = 60  # what a step of a layer keeps for the backward pass besides, in tensors of the size of a state
 GPU_SCORES = 2**26  # at a time on a GPU, 268 MB; with 128 pixels, patches of 8 and B = 4 a step of 64 frames
 
 
@@ -106,7 +107,8 @@ def recall_form(state: paddle.Tensor, steps: int, layers: int) -> str:
     kept = scores * steps * (steps + 1) // 2  # of all the steps of a layer
     if on_cpu(state):
         return "plain" if kept <= CPU_KEPT_SCORES else "blocks"
-    if 4 * kept * layers <= GPU_KEPT_SCORES * card_memory():  # softmax in float32; Paddle does not keep the scores
+    besides = STATES_A_CELL * state.size * steps
+    if 4 * (kept + besides) * layers <= GPU_SHARE * card_memory():  # of softmax in float32 only the result is kept
         return "plain"
     return "again" if scores * steps <= GPU_SCORES else "blocks"
 

@@ -14,8 +14,16 @@ from paddle import nn
 from src.layers.recall import History, recall
 from src.layers.window_conv import WINDOW, Kernel, both_frames, conv3d, window_conv, window_kernel
 
+# The gates of the convolutions as their parameters hold them, which is the official code's order, and in the order in
+# which the sums are taken: what goes through one sigmoid stands together. Capitals are the gates of the memory: I is
+# i'_x or i_m. M is m_m.
+GATES = {"h": "igro", "x": "igroIGF", "m": "IFGM"}
+ORDER = {"h": "ogri", "x": "ogriIFG", "m": "IFGM"}
 
-def layer_norm(x: paddle.Tensor, gain: paddle.Tensor, shift: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+
+def layer_norm(
+    x: paddle.Tensor, gain: paddle.Tensor, shift: paddle.Tensor, epsilon: float, parts: int = 1
+) -> paddle.Tensor:
     """N(x) = gain * (x - mean) / sqrt(variance + epsilon) + shift, over all axes but the batch: a group norm with one
     group, for which Paddle has a fused kernel. Nothing in it depends on the image size.
 
@@ -26,10 +34,11 @@ def layer_norm(x: paddle.Tensor, gain: paddle.Tensor, shift: paddle.Tensor, epsi
     Args:
         x: ``[B, channels, H, W]``.
         gain, shift: ``[channels]``.
+        parts: equal parts of the channels, each with a norm of its own.
     """
     if hasattr(F, "group_norm"):
-        return F.group_norm(x, 1, epsilon, gain, shift)
-    return paddle._C_ops.group_norm(x, gain, shift, epsilon, 1, "NCHW")  # Paddle 2.6 has only the layer
+        return F.group_norm(x, parts, epsilon, gain, shift)
+    return paddle._C_ops.group_norm(x, gain, shift, epsilon, parts, "NCHW")  # Paddle 2.6 has only the layer
 
 
 class EideticLSTMCell(nn.Layer):
@@ -108,18 +117,24 @@ class EideticLSTMCell(nn.Layer):
         """Kernels, gains, shifts and biases as the equations want them for states ``[B, 2n, H, W]``; the same for all
         the steps of a forward pass."""
         size = batch, rows, columns
-        weights = {}
-        for name in ("h", "x", "m"):
-            weights[name] = window_kernel(getattr(self, f"conv_{name}").weight, *size)
+        weights, gains, shifts = {}, {}, {}
+        for name in "xhm":
+            conv, norm = getattr(self, f"conv_{name}"), getattr(self, f"norm_{name}")
+            weights[name] = window_kernel(_in_order(conv.weight, name), *size)
+            gains[name] = _in_order(norm.weight, name) if self.layer_norm else None
+            shifts[name] = _in_order(norm.bias if self.layer_norm else conv.bias, name)
+        # What the equations add to o and f' is added here, once for all the steps. The 1 opens the forget gate at the
+        # start of training.
+        zero, one = paddle.zeros([self.hidden_channels]), paddle.ones([self.hidden_channels])
+        added = {"o": self.conv_co.bias + self.conv_mo.bias, "F": one}
+        shifts["x"] = shifts["x"] + paddle.concat([added.get(gate, zero) for gate in ORDER["x"]])
+        for names in "x", "hm":  # each a norm of its own
+            weights[f"shift_{names}"] = both_frames(paddle.concat([shifts[name] for name in names]))
             if self.layer_norm:
-                norm = getattr(self, f"norm_{name}")
-                weights[f"gain_{name}"], weights[f"shift_{name}"] = both_frames(norm.weight), both_frames(norm.bias)
-            else:
-                weights[f"shift_{name}"] = _per_channel(getattr(self, f"conv_{name}").bias)
+                weights[f"gain_{names}"] = both_frames(paddle.concat([gains[name] for name in names]))
         weights["gain_c"], weights["shift_c"] = both_frames(self.norm_c.weight), both_frames(self.norm_c.bias)
         # W_co * c' + W_mo * m' is one convolution of [c', m'].
         weights["o"] = window_kernel(paddle.concat([self.conv_co.weight, self.conv_mo.weight], axis=1), *size)
-        weights["shift_o"] = _per_channel(self.conv_co.bias + self.conv_mo.bias)
         weights["cm"], weights["shift_cm"] = window_kernel(self.conv_cm.weight, *size), _per_channel(self.conv_cm.bias)
         return weights
 
@@ -132,33 +147,36 @@ class EideticLSTMCell(nn.Layer):
         history: History,
         weights: dict[str, Kernel] | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        batch, _, rows, columns = x.shape
-        w = weights or self.prepared_weights(batch, rows, columns)
-        # The gates of h' are added four at once: the number of operators is the time of a small network or a GPU.
+        w = weights or self.prepared_weights(x.shape[0], *x.shape[2:])
         channels = WINDOW * self.hidden_channels
-        four_x, three_x = paddle.split(self._norm_of_conv("x", x, w), [4 * channels, 3 * channels], axis=1)
-        i, g, r, o = paddle.split(four_x + self._norm_of_conv("h", h, w), 4, axis=1)
-        im_x, gm_x, fm_x = paddle.split(three_x, 3, axis=1)
-        im_m, fm_m, gm_m, m_m = paddle.split(self._norm_of_conv("m", m, w), 4, axis=1)
+        # Operators are the time of a small network or a GPU. So one of them norms W_h * h and W_m * m, each
+        # by itself, one adds up all the gates, and one is the sigmoid of four of them.
+        size = x.shape[0], 4 * channels, *x.shape[2:]
+        if h is None and m is None:  # zeros: the shift is all that is left
+            of_h_and_m = w["shift_hm"].reshape([1, -1, 1, 1]).expand([size[0], -1, *size[2:]])
+        else:
+            of_h = paddle.zeros(size) if h is None else window_conv(h, w["h"])
+            of_m = paddle.zeros(size) if m is None else window_conv(m, w["m"])
+            of_h_and_m = self._norm("hm", paddle.concat([of_h, of_m], axis=1), w, parts=2)
+        of_h_and_m, m_m = paddle.split(of_h_and_m, [7 * channels, channels], axis=1)
+        gates = self._norm("x", window_conv(x, w["x"]), w) + of_h_and_m
+        o, g, sigmoids, g_m = paddle.split(gates, [channels, channels, 4 * channels, channels], axis=1)
+        r, i, i_m, f_m = paddle.split(F.sigmoid(sigmoids), 4, axis=1)  # r in (0, 1): recall relies on it
 
-        r = F.sigmoid(r)  # in (0, 1): recall relies on it
-        c = layer_norm(c + recall(r, history), w["gain_c"], w["shift_c"], self.norm_epsilon) + F.sigmoid(i) * F.tanh(g)
-        # The 1 opens the forget gate at the start of training.
-        m = F.sigmoid(fm_x + fm_m + 1.0) * F.tanh(m_m) + F.sigmoid(im_x + im_m) * F.tanh(gm_x + gm_m)
+        c = layer_norm(c + recall(r, history), w["gain_c"], w["shift_c"], self.norm_epsilon) + i * F.tanh(g)
+        m = f_m * F.tanh(m_m) + i_m * F.tanh(g_m)
 
         cm = paddle.concat([c, m], axis=1)
-        o = F.tanh(o + window_conv(cm, w["o"]) + w["shift_o"])
+        o = F.tanh(o + window_conv(cm, w["o"]))
         h = F.tanh(window_conv(cm, w["cm"]) + w["shift_cm"]) * F.sigmoid(o)
         return h, c, m
 
-    def _norm_of_conv(self, name: str, state: paddle.Tensor | None, w: dict[str, Kernel]) -> paddle.Tensor:
-        """N(W * state) for W_h, W_x or W_m; without norms W * state + bias."""
-        if state is None:  # zeros: the shift is all that is left
-            return w[f"shift_{name}"].reshape([1, -1, 1, 1])
-        out = window_conv(state, w[name])
+    def _norm(self, names: str, convolved: paddle.Tensor, w: dict[str, Kernel], parts: int = 1) -> paddle.Tensor:
+        """N(convolved); without norms convolved + bias. The gates stand in the order of ORDER."""
+        gain, shift = w.get(f"gain_{names}"), w[f"shift_{names}"]
         if self.layer_norm:
-            return layer_norm(out, w[f"gain_{name}"], w[f"shift_{name}"], self.norm_epsilon)
-        return out + w[f"shift_{name}"]
+            return layer_norm(convolved, gain, shift, self.norm_epsilon, parts)
+        return convolved + shift.reshape([1, -1, 1, 1])
 
     def extra_repr(self) -> str:
         return f"in={self.in_channels}, hidden={self.hidden_channels}, filter_size={self.filter_size}"
@@ -167,3 +185,9 @@ class EideticLSTMCell(nn.Layer):
 def _per_channel(bias: paddle.Tensor) -> paddle.Tensor:
     """A bias ``[n]`` as it is added to windows: ``[1, 2n, 1, 1]``."""
     return both_frames(bias).reshape([1, -1, 1, 1])
+
+
+def _in_order(values: paddle.Tensor, name: str) -> paddle.Tensor:
+    """The gates of W_h, W_x or W_m (of its kernel, gain or shift) in the order of ORDER."""
+    gates = dict(zip(GATES[name], paddle.split(values, len(GATES[name]))))
+    return paddle.concat([gates[gate] for gate in ORDER[name]])

@@ -99,13 +99,18 @@ class UnrolledNetwork(nn.Layer):
         flags = self._check_inputs(frames, real_input_flag)
         batch, length, rows, columns, _ = frames.shape
         frames = frames.transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
+        if flags is not None:  # all the products with true frames at once
+            true_parts = paddle.unbind(flags * frames[self.input_length : -1])
+            shares_of_predictions = paddle.unbind(1.0 - flags)
+        frames = paddle.unbind(frames)
         states, step = self.begin(batch, rows, columns, length - 1)
         predictions = []
         for t in range(length - 1):
             frame = frames[t]
             if t >= self.input_length:
-                flag = flags[t - self.input_length]
-                frame = flag * frame + (1.0 - flag) * predictions[-1]  # the gradient flows through the prediction
+                k = t - self.input_length
+                # The gradient flows through the prediction.
+                frame = true_parts[k] + shares_of_predictions[k] * predictions[-1]
             prediction, states = step(frame, states)
             predictions.append(prediction)
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
