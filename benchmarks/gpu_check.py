@@ -49,10 +49,10 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "card": Step("card, driver, versions; a convolution, a product, a norm", "card", 30),
+    "card": Step("card, driver, versions; a convolution, a product, a norm", "card", 25),
     "goldens_no_tf32": Step("the official code's figures, without TF32", "goldens", 20, False, {}, NO_TF32),
     "goldens": Step("the official code's figures", "goldens", 20),
-    "gradients": Step("gradients against the plain formulation on the CPU", "gradients", 25, True, {}, NO_TF32),
+    "gradients": Step("gradients against a CPU's in float64", "gradients", 30, True, {}, NO_TF32),
     "fp32": Step("an iteration", "speed", 25, True, {"precision": "fp32"}),
     "fp16": Step("an iteration in float16", "speed", 25, True, {"precision": "fp16"}),
     "bf16": Step("an iteration in bfloat16", "speed", 25, True, {"precision": "bf16"}),
