@@ -93,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(arguments)
         out = options.out.resolve()
         out.mkdir(parents=True, exist_ok=True)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its step is ended too
         with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
             results = run_steps(options, out, Path(folder))
     except (UserError, OSError) as error:
@@ -139,6 +138,7 @@ def run_steps(options: argparse.Namespace, out: Path, folder: Path) -> dict[str,
     if options.device == "cpu":
         with suppress(ImportError):  # each step shows it
             import benchmarks.gpu_steps  # noqa: F401  (Paddle takes seconds to load; here once for all steps)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the step too; after Paddle, which sets its own
     results: dict[str, dict] = {}
     width = max(map(len, options.steps))
     for name in options.steps:

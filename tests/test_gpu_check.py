@@ -1,6 +1,7 @@
 """benchmarks/gpu_check.py: its steps on a CPU at a tiny size, and what it makes of a step that fails."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -105,21 +106,33 @@ def test_a_step_that_fails_crashes_or_hangs_is_shown_and_the_next_ones_run(tmp_p
     assert {name: step["status"] for name, step in found["steps"].items()} == {name: rows[name][0] for name in rows}
     assert "1 steps passed, 4 steps failed. Failed: hang (no answer within 1 s). Failed: be_wrong" in found["report"]
 
-    sleeper = int((tmp_path / "hang.log").read_text())
-    for _ in range(100):  # what a step has started ends with it
-        if is_gone(sleeper):
-            break
+    assert ends(int((tmp_path / "hang.log").read_text()))  # what the step has started
+
+
+def test_a_check_that_is_stopped_ends_its_step_and_keeps_what_it_found(tmp_path):
+    """Its own files are removed last, when no process is left that writes them."""
+    command = [sys.executable, "benchmarks/gpu_check.py", *ON_A_CPU, "--steps", "card,training", "--out", tmp_path]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    check = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    log = tmp_path / "training.log"
+    assert any((log.exists() and log.read_text()) or time.sleep(0.1) for _ in range(1000))
+    check.terminate()
+    assert check.wait(100) == 143
+    assert list(tmp_path.glob("gpu_check_*")) == []
+    assert list(json.loads((tmp_path / "check.json").read_text())["steps"]) == ["card"]
+
+
+def ends(pid):
+    """Whether a process has ended, or does within seconds; one whose status nobody has asked for has."""
+    for _ in range(100):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
         time.sleep(0.1)
-    assert is_gone(sleeper)
-
-
-def is_gone(pid):
-    """Whether a process has ended; one that nobody has asked for its status counts as ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return False
 
 
 def test_all_steps_together_stay_within_ten_minutes_whatever_hangs():
