@@ -3,7 +3,7 @@
     python benchmarks/gpu_check.py                        on a GPU; the full size
     python benchmarks/gpu_check.py --device gpu:1         on the second one
     python benchmarks/gpu_check.py --steps card,goldens   some steps
-    python benchmarks/gpu_check.py --device cpu --quick   the same steps at a tiny size without a GPU, half a minute
+    python benchmarks/gpu_check.py --device cpu --quick   the same steps at a tiny size without a GPU, a minute
 
 It prints a table with a row for each step, and a paragraph to paste into a report. --out keeps check.json, the same
 with all figures, and a log of each step. A step that this device or this Paddle cannot run is "not run", and the table
@@ -49,20 +49,21 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "card": Step("card, driver, versions; a convolution, a product, a norm", "card", 25),
+    "card": Step("card, driver, versions", "card", 20),
+    "probe": Step("a convolution, a matrix product, a norm", "probe", 20),
     "goldens_no_tf32": Step("the official code's figures, without TF32", "goldens", 20, False, {}, NO_TF32),
     "goldens": Step("the official code's figures", "goldens", 20),
     "gradients": Step("gradients against a CPU's in float64", "gradients", 30, True, {}, NO_TF32),
     "fp32": Step("an iteration", "speed", 25, True, {"precision": "fp32"}),
     "fp16": Step("an iteration in float16", "speed", 25, True, {"precision": "fp16"}),
     "bf16": Step("an iteration in bfloat16", "speed", 25, True, {"precision": "bf16"}),
-    "largest_fp32": Step("the largest batch that fits", "largest_batch", 30, False, {"precision": "fp32"}),
-    "largest_fp16": Step("the largest batch in float16", "largest_batch", 30, False, {"precision": "fp16"}),
-    "largest_bf16": Step("the largest batch in bfloat16", "largest_batch", 30, False, {"precision": "bf16"}),
+    "largest_fp32": Step("the largest batch that fits", "largest_batch", 27, False, {"precision": "fp32"}),
+    "largest_fp16": Step("the largest batch in float16", "largest_batch", 27, False, {"precision": "fp16"}),
+    "largest_bf16": Step("the largest batch in bfloat16", "largest_batch", 27, False, {"precision": "bf16"}),
     "plain": Step("an iteration of the plain formulation", "plain", 25),
     "host": Step("operators, and the host's time to start them", "host", 30),
     "cuda_graph": Step("forward and backward as one CUDA graph", "cuda_graph", 25, False),
-    "compiled": Step("all layers of a step as one program", "compiled", 45),
+    "compiled": Step("all layers of a step as one program", "compiled", 40),
     "attention": Step("Paddle's memory-efficient attention as the recall", "attention", 20, False),
     "exhaustive": Step(
         "cuDNN tries all its algorithms", "paddle_flag", 25, False, {"flag": "FLAGS_cudnn_exhaustive_search"}
@@ -215,9 +216,15 @@ def answer_step(step: Step, setting: Setting, log: Path, answer: Path) -> None:
         result = gpu_steps.outcome(setting, getattr(gpu_steps, step.function), step.arguments)
     except Exception as error:
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
-        result = {"status": "failed", "why": f"{type(error).__name__}: {lines[-1].strip()}; see {log}"}
+        result = {"status": "failed", "why": f"{type(error).__name__}: {summary(str(error))}; see {log}"}
     answer.write_text(json.dumps(result), encoding="utf-8")
+
+
+def summary(message: str) -> str:
+    """What an error says, in a line. Paddle puts its stack before that and the place in its code behind it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if re.match(r"\(\w+\)|\w+Error: ", line)]
+    return " ".join(lines[starts[0] if starts else 0 :])[:200]
 
 
 def short(value: Any) -> str:
@@ -227,7 +234,7 @@ def short(value: Any) -> str:
 def report(options: argparse.Namespace, results: dict[str, dict]) -> str:
     """A paragraph that says what was found, to be pasted."""
     card = results.get("card", {}).get("figures", {})
-    machine = ", ".join(f"{key} {value}" for key, value in card.items() if key not in ("probe", "memory_gb"))
+    machine = ", ".join(f"{key} {value}" for key, value in card.items() if key != "memory_gb")
     counts = [(sum(r["status"] == status for r in results.values()), status) for status in ("passed", "failed")]
     parts = [
         f"gpu_check.py{' --quick' if options.quick else ''} on {options.device} ({machine or 'card not known'}):",

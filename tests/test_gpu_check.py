@@ -74,7 +74,8 @@ def test_every_step_that_a_cpu_has_passes_and_the_others_say_why_they_do_not_run
 
 def test_the_figures_are_those_of_the_steps(checked):
     figures = {name: result.get("figures") for name, result in checked[0]["steps"].items()}
-    assert figures["card"]["paddle"] == paddle.__version__ and figures["card"]["probe"] == "right"
+    assert figures["card"]["paddle"] == paddle.__version__
+    assert set(figures["probe"]) == {"convolution", "product", "norm"}
     assert 0 < figures["goldens"]["outputs"] < 1e-5 and 0 < figures["goldens"]["gradients"] < 1e-4
     assert set(figures["gradients"]) == {"plain", "again", "blocks"}
     for name in ("fp32", "fp16", "bf16", "plain"):
@@ -154,7 +155,7 @@ def test_a_gpu_that_is_not_there_is_one_line(tmp_path):
     [
         (["--device", "xpu"], "--device xpu: expected gpu, gpu:N or cpu"),
         (["--device", "cpu"], "--device cpu: the full size takes longer there than a step may; add --quick"),
-        (["--steps", "card,nothing"], "--steps nothing: no such step; known: card, goldens"),
+        (["--steps", "card,nothing"], "--steps nothing: no such step; known: card, probe"),
         (["--patience", "0"], "--patience 0: expected 1 or more"),
         ([*ON_A_CPU, "--out", "FILE"], "FILE"),
     ],
@@ -166,6 +167,21 @@ def test_a_wrong_flag_is_one_line(flags, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.startswith("gpu_check.py: ") and error.count("\n") == 1
     assert (tmp_path / "FILE").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("list index out of range", "list index out of range"),
+        ("(InvalidArgument) Wrong.\n  [Hint: 2] (at /x.cc:1)", "(InvalidArgument) Wrong. [Hint: 2] (at /x.cc:1)"),
+        ("In transformed code:\n  File x\n\n  ValueError: (NotFound) y\n", "ValueError: (NotFound) y"),
+        ("\n---\nC++ Traceback\n0 x\n---\nResourceExhaustedError: \n\nOut of memory", "Out of memory"),
+        ("", ""),
+    ],
+)
+def test_an_error_of_paddle_is_told_in_a_line(message, line):
+    assert line in gpu_check.summary(message) and "\n" not in gpu_check.summary(message)
+    assert len(gpu_check.summary(1000 * message)) <= 200
 
 
 @pytest.mark.parametrize(
@@ -205,6 +221,15 @@ def test_a_full_card_is_no_other_failure(error, is_memory):
     else:
         with pytest.raises(RuntimeError, match="illegal"):
             gpu_steps.unless_out_of_memory(run)
+
+
+@pytest.mark.parametrize("wrong", [0.0, float("nan")])
+def test_a_kernel_with_a_wrong_result_fails_the_probe(wrong, monkeypatch, tmp_path):
+    setting = gpu_check.Setting("cpu", True, tmp_path)
+    assert gpu_steps.probe(setting)
+    monkeypatch.setattr(gpu_steps.F, "conv2d", lambda x, weight: paddle.full([1, 4, 8, 8], wrong))
+    with pytest.raises(gpu_steps.Failed, match="convolution"):
+        gpu_steps.probe(setting)
 
 
 def test_paddle_s_attention_is_given_the_recall_s_own_queries_and_keys(monkeypatch):
