@@ -7,10 +7,9 @@ VENV="${E3D_VENV:-$ROOT/.venv}"
 
 say() { printf '\n== %s\n' "$*"; }
 
-# ensure_packages FILE...: make the environment where it is missing and install what the requirement files name.
-# A second call with the same files installs nothing and needs no network.
-ensure_packages() {
-  local python="${PYTHON:-python3}" stamp
+# ensure_environment: make the environment where it is missing.
+ensure_environment() {
+  local python="${PYTHON:-python3}"
   if [ ! -x "$VENV/bin/python" ]; then
     "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' || {
       echo "$python is $("$python" --version 2>&1); Paddle needs Python 3.9 to 3.13: set PYTHON, as in PYTHON=python3.11" >&2
@@ -23,7 +22,22 @@ ensure_packages() {
       exit 2
     }
   fi
+}
+
+# ensure_packages FILE...: make the environment where it is missing and install what the requirement files name.
+# A second call with the same files installs nothing and needs no network. Where Paddle's build for an accelerator is, the
+# one for CPUs, which would overwrite it, is left out.
+ensure_packages() {
+  local file stamp
+  ensure_environment
   for file in "$@"; do
+    case "$file" in
+      requirements.txt | requirements/paddle-*.txt)
+        if compgen -G "$VENV/lib/python3*/site-packages/paddlepaddle_*.dist-info" >/dev/null; then
+          file=requirements/base.txt
+        fi
+        ;;
+    esac
     stamp="$VENV/.installed-${file##*/}"
     if ! cat "$ROOT"/requirements/base.txt "$ROOT/$file" | cmp -s - "$stamp"; then
       say "installing the packages of $file (a few minutes the first time)"
