@@ -1,5 +1,8 @@
 """What a user may rely on in the network, beyond the figures of the official code."""
 
+import subprocess
+import sys
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +13,7 @@ from src.models.forecaster import Forecaster
 from src.models.model_factory import MODELS, build_model
 from src.models.parameters import parameter_count, start_at_mean
 from src.utils.tf_weights import load_tf_variables, tf_parameters
+from tests.helpers import ROOT
 
 SMALL = {
     "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 7, "num_hidden": "4,4", "filter_size": 3,
@@ -196,3 +200,10 @@ def test_tensorflow_variables_that_do_not_fit_are_all_listed():
                  "generator.e3d-lstm.conv3d.bias has shape [3]"):  # fmt: skip
         assert part in str(error.value)
     np.testing.assert_array_equal(model.decoder.bias.numpy(), before)
+
+
+def test_a_program_of_ones_own_may_import_src_then_paddle_and_train():
+    """As docs/flags.md shows; Paddle 2.6 crashed at src.trainer."""
+    code = "import src\nimport paddle\nimport src.trainer\nprint('imported')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "imported", (result.returncode, result.stderr)
