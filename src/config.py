@@ -208,6 +208,9 @@ class Config:
         "of the convolutions: fp32, fp16 (with a dynamic loss scale) or bf16; emulated on a CPU, which takes more time",
         choices=PRECISIONS,
     )  # fmt: skip
+    deterministic: bool = _flag(
+        False, parse_bool, "on a GPU take cuDNN's algorithms that give the same bits each time, which are slower"
+    )
     allow_gpu_growth: bool = _flag(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
     )

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import paddle
+import paddle.nn.functional as F
 import pytest
+from paddle.base import core
 
 from src.errors import UserError
 from src.runtime import device
@@ -26,6 +28,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(paddle.device, "get_available_custom_device", lambda: list(npus))
         chosen = []
         monkeypatch.setattr(paddle, "set_device", chosen.append)
+        monkeypatch.setattr(core, "set_cublas_switch", lambda allowed: chosen.append(f"TF32 {allowed}"), raising=False)
+        monkeypatch.setattr(device, "check_gpu", lambda name: chosen.append(f"checked {name}"))
         return chosen
 
     return see
@@ -48,7 +52,8 @@ def machine(monkeypatch):
 )
 def test_the_device_asked_for_is_taken_and_auto_takes_an_accelerator(machine, seen, asked, expected):
     chosen = machine(**seen)
-    assert device.set_device(asked) == expected and chosen == [expected]
+    on_gpu = ["TF32 False", f"checked {expected}"] if expected.startswith("gpu") else []
+    assert device.set_device(asked) == expected and chosen == [expected, *on_gpu]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,144 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen,
     assert str(error.value).startswith(f"--device {asked}: this Paddle ({paddle.__version__}) sees {sees}; give one of")
     assert ("install Paddle's build for" in str(error.value)) == (asked.split(":")[0] not in sees)
     assert chosen == [] and "\n" not in str(error.value)
+
+
+def test_the_build_for_gpus_without_a_card_is_not_told_to_install_it(machine, monkeypatch):
+    chosen = machine()
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    with pytest.raises(UserError) as error:
+        device.set_device("gpu")
+    assert "install" not in str(error.value) and "\n" not in str(error.value)
+    assert "see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, in a container, --gpus all" in str(error.value)
+    assert device.set_device("auto") == "cpu" and chosen == ["cpu"]
+
+
+def test_a_gpu_is_found_to_compute():
+    """The same operators on a CPU, whose results are the same."""
+    device.check_gpu("gpu:0")
+
+
+MISSING = """
+--------------------------------------
+C++ Traceback (most recent call last):
+--------------------------------------
+0   phi::BlasGemm()
+----------------------
+Error Message Summary:
+----------------------
+PreconditionNotMetError: The third-party dynamic library (libcublas.so) that Paddle depends on is not configured
+  correctly. (error code is libcublas.so: cannot open shared object file: No such file or directory)
+  [Hint: see above] (at ../paddle/phi/backends/dynload/dynamic_loader.cc:312)
+"""
+
+
+# As Paddle and NVIDIA's libraries word them.
+@pytest.mark.parametrize(
+    ("operator", "error", "expected"),
+    [
+        ("conv2d", RuntimeError(MISSING), ["a library of NVIDIA's is not found", "libcublas.so", "setup_gpu.sh"]),
+        (
+            "conv2d", RuntimeError("(PreconditionNotMet) Cannot load cudnn shared library. Cannot invoke cudnnCreate."),
+            ["a library of NVIDIA's is not found", "setup_gpu.sh"],
+        ),
+        (
+            "conv2d", OSError("(External) CUDA error(209), no kernel image is available for execution on the device."),
+            ["no machine code for the card", "CUDA error(209)", "setup_gpu.sh"],
+        ),
+        ("layer_norm", RuntimeError("Unsupported GPU architecture"), ["no machine code for the card", "setup_gpu.sh"]),
+        (
+            "conv2d", OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime."),
+            ["the driver is too old", "update the driver"],
+        ),
+        (
+            "conv2d", MemoryError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 4.0MB memory"),
+            ["the card's memory is full", "nvidia-smi lists them"],
+        ),
+        (
+            "conv2d", OSError("(External) CUDA error(46), all CUDA-capable devices are busy or unavailable."),
+            ["another program has the card", "another card"],
+        ),
+        ("conv2d", OSError("(External) CUDNN error(8), CUDNN_STATUS_EXECUTION_FAILED."), ["CUDNN_STATUS_EXECUTION_"]),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_does_not_compute_is_one_line_with_the_cause_and_the_cure(monkeypatch, operator, error, expected):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(F, operator, fail)
+    with pytest.raises(UserError) as found:
+        device.check_gpu("gpu:0")
+    said = str(found.value)
+    assert said.startswith("--device gpu:0: Paddle ") and said.endswith("--device cpu computes without it")
+    assert "\n" not in said and all(text in said for text in expected), said
+
+
+def test_a_gpu_that_gives_zeros_is_found_at_the_first_operator(monkeypatch):
+    """So does Paddle 2.6 on a card that it was not built for, without an error."""
+    monkeypatch.setattr(paddle, "ones", lambda shape: paddle.full(shape, -1.0))
+    monkeypatch.setattr(F, "conv2d", None)  # not reached
+    with pytest.raises(UserError, match=r"no machine code for the card \(a sum gives 0 in place of 2\); bash scripts"):
+        device.check_gpu("gpu:0")
+
+
+def test_a_gpu_without_cudnn_is_refused(monkeypatch):
+    monkeypatch.setattr(paddle.version, "cudnn", lambda: "8.6.0")
+    monkeypatch.setattr(paddle.device, "get_cudnn_version", lambda: None)
+    with pytest.raises(UserError, match=r"library of NVIDIA's is not found \(no libcudnn\); bash scripts/setup_gpu.sh"):
+        device.check_gpu("gpu:0")
+
+
+@pytest.mark.parametrize("asked", ["gpu", "auto"])
+def test_a_driver_that_is_too_old_is_said_though_paddle_sees_no_card(machine, monkeypatch, asked):
+    def fail():
+        raise OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime version.")
+
+    machine(gpus=1)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", fail)
+    with pytest.raises(UserError, match="the driver is too old for this build .*; update the driver") as error:
+        device.set_device(asked)
+    assert "\n" not in str(error.value)
+    assert device.set_device("cpu") == "cpu"
+
+
+@pytest.fixture
+def gpu_switches(monkeypatch):
+    """Switches of Paddle that a build for CPUs does not have; returns what was set."""
+    found = {"FLAGS_cudnn_exhaustive_search": False}
+    monkeypatch.setattr(core, "set_cublas_switch", lambda allowed: found.update(tf32=allowed), raising=False)
+    monkeypatch.setattr(paddle, "set_flags", found.update)
+    monkeypatch.setattr(paddle, "get_flags", lambda name: {name: found[name]})
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    return found
+
+
+def test_a_gpu_multiplies_in_float32_and_is_exact_where_the_flag_asks_for_it(gpu_switches):
+    device.set_gpu_arithmetic(deterministic=False)
+    assert gpu_switches == {"FLAGS_cudnn_exhaustive_search": False, "tf32": False}
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    device.set_gpu_arithmetic(deterministic=True)
+    assert gpu_switches["FLAGS_cudnn_deterministic"] is True and gpu_switches["tf32"] is False
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+
+
+def test_deterministic_and_a_search_for_the_fastest_algorithm_are_refused(gpu_switches):
+    gpu_switches["FLAGS_cudnn_exhaustive_search"] = True
+    with pytest.raises(UserError, match="--deterministic True and FLAGS_cudnn_exhaustive_search=1: .*; unset the"):
+        device.set_gpu_arithmetic(deterministic=True)
+    device.set_gpu_arithmetic(deterministic=False)
+
+
+@pytest.mark.skipif(not paddle.device.is_compiled_with_cuda(), reason="a build of Paddle for CPUs")
+def test_paddles_build_for_gpus_has_these_switches(monkeypatch):
+    """No card is needed."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = core.get_cublas_switch(), paddle.get_flags("FLAGS_cudnn_deterministic")
+    try:
+        device.set_gpu_arithmetic(deterministic=True)
+        assert not core.get_cublas_switch() and paddle.get_flags("FLAGS_cudnn_deterministic").popitem()[1]
+    finally:
+        core.set_cublas_switch(before[0])
+        paddle.set_flags(before[1])
 
 
 @pytest.mark.parametrize(("own", "expected"), [({}, str(usable_cores())), ({"OMP_NUM_THREADS": "1"}, "None")])

@@ -1,28 +1,56 @@
-"""--device and --precision: where Paddle computes, and in which type it convolves."""
+"""--device, --deterministic and --precision: where Paddle computes, and how."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import os
+import re
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle.base import core
 
 from src.errors import UserError
 
 ACCELERATORS = ("gpu", "xpu", "npu")  # in the order in which auto looks for them
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 CONVOLUTIONS = {"conv2d"}  # as Paddle names what autocast casts
+SETUP = "bash scripts/setup_gpu.sh installs what fits the card"
+# What Paddle's errors on a GPU say, the cause, and the cure. The first that is found decides.
+GPU_FAILURES = (
+    (
+        r"CUDA error\(35\)|driver version is insufficient",
+        "the driver is too old for this build", "update the driver (nvidia-smi shows it)",
+    ),
+    (r"dynamic library|cudnn shared library", "a library of NVIDIA's is not found", SETUP),
+    (
+        r"no kernel image|invalid device function|GPU [Aa]rchitecture|CUDA error\((98|209)\)",
+        "this build has no machine code for the card", SETUP,
+    ),
+    (
+        r"ResourceExhausted|[Oo]ut of memory|ALLOC_FAILED|CUDA error\(2\)",
+        "the card's memory is full", "end the other programs on it (nvidia-smi lists them), or give another card",
+    ),
+    (r"busy or unavailable|CUDA error\(46\)", "another program has the card for itself", "give another card"),
+)  # fmt: skip
 
 logger = logging.getLogger("e3d_lstm")
 
 
 def visible_devices() -> list[str]:
     """What this Paddle can compute on: cpu, and gpu:0 ..., xpu:0 ..., npu:0 ... (an NPU's plugin has to be installed).
+
+    Raises:
+        UserError: there are GPUs, but the driver is too old to tell.
     """
     found = ["cpu"]
     if paddle.device.is_compiled_with_cuda():
-        found += [f"gpu:{index}" for index in range(paddle.device.cuda.device_count())]
+        try:
+            found += [f"gpu:{index}" for index in range(paddle.device.cuda.device_count())]
+        except Exception as error:
+            raise UserError(_gpu_failure("gpu", str(error))) from None
     if paddle.device.is_compiled_with_xpu():
         found += [f"xpu:{index}" for index in range(len(paddle.static.xpu_places()))]
     if "npu" in paddle.device.get_all_custom_device_type():
@@ -31,13 +59,16 @@ def visible_devices() -> list[str]:
     return found
 
 
-def set_device(device: str) -> str:
+def set_device(device: str, deterministic: bool = False) -> str:
     """Make Paddle use the device of --device and return its name, as cpu or gpu:0.
 
+    Args:
+        deterministic: whether a GPU has to give the same bits each time.
+
     Raises:
-        UserError: one is asked for that Paddle does not see.
+        UserError: one is asked for that Paddle does not see, or a GPU that it cannot compute on.
     """
-    visible = visible_devices()
+    visible = ["cpu"] if device == "cpu" else visible_devices()
     if device == "auto":
         chosen = next((name for kind in ACCELERATORS for name in visible if name.startswith(kind)), "cpu")
     else:
@@ -45,12 +76,82 @@ def set_device(device: str) -> str:
     if chosen not in visible:
         kind = chosen.split(":")[0]
         advice = "" if f"{kind}:0" in visible else f", or install Paddle's build for {kind.upper()}s"
+        if kind == "gpu" and advice and paddle.device.is_compiled_with_cuda():
+            advice = (
+                ". It is the build for GPUs: for a card see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, in a "
+                "container, --gpus all"
+            )
         raise UserError(
             f"--device {device}: this Paddle ({paddle.__version__}) sees {', '.join(visible)}; "
             f"give one of these or auto{advice}"
         )
     paddle.set_device(chosen)
+    if chosen.startswith("gpu"):
+        set_gpu_arithmetic(deterministic)
+        check_gpu(chosen)
     return chosen
+
+
+def set_gpu_arithmetic(deterministic: bool) -> None:
+    """Have a GPU multiply matrices in float32 and, if ``deterministic``, give the same bits each time.
+
+    From Ampere on cuBLAS may round the factors of a product to 10 bits (TF32), and Paddle 2.6 lets it: the recall would
+    be off by 4e-4 in place of 1e-6. The convolutions stay as Paddle and the user have them. It has to come before the
+    first computation.
+
+    Raises:
+        UserError: the user has asked for the opposite.
+    """
+    core.set_cublas_switch(False)
+    if not deterministic:
+        return
+    if paddle.get_flags("FLAGS_cudnn_exhaustive_search")["FLAGS_cudnn_exhaustive_search"]:
+        raise UserError(
+            "--deterministic True and FLAGS_cudnn_exhaustive_search=1: Paddle can do one of them; unset the variable"
+        )
+    paddle.set_flags({"FLAGS_cudnn_deterministic": True})
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: the same bits with several streams too
+
+
+def check_gpu(device: str) -> None:
+    """Compute on the GPU in use what has a known result: a sum, a matrix product, a convolution and a norm.
+
+    Raises:
+        UserError: an error of Paddle or a wrong result, with the cause and the cure.
+    """
+    if paddle.version.cudnn() != "False" and paddle.device.get_cudnn_version() is None:
+        raise UserError(_gpu_failure(device, "cudnn shared library", "no libcudnn"))
+    expected = {"sum": 2, "matrix product": 3, "convolution": 36, "norm": 0}
+    try:
+        ones = paddle.ones([4, 4, 3, 3])
+        # Paddle 2.6 on a card it has no code for gives zeros for a sum, and aborts at other operators.
+        for name, compute in (
+            ("sum", lambda: ones + 1),
+            ("matrix product", lambda: paddle.matmul(ones, ones)),
+            ("convolution", lambda: F.conv2d(ones, ones)),
+            ("norm", lambda: F.layer_norm(ones, [3])),
+        ):
+            found = compute().numpy()
+            if not np.allclose(found, expected[name], atol=1e-3):
+                wrong = f"a {name} gives {found.flat[0]:g} in place of {expected[name]}"
+                raise UserError(_gpu_failure(device, "no kernel image", wrong))
+    except UserError:
+        raise
+    except Exception as error:  # Paddle has one type for each kind of failure
+        raise UserError(_gpu_failure(device, str(error))) from None
+
+
+def _gpu_failure(device: str, error: str, seen: str = "") -> str:
+    """One line: what was seen, the cause and the cure of an error on a GPU, as far as its text tells them."""
+    known = ((cause, cure) for pattern, cause, cure in GPU_FAILURES if re.search(pattern, error))
+    cause, cure = next(known, ("Paddle fails", SETUP))
+    if not seen:
+        lines = [line.strip() for line in error.splitlines() if re.search(r"\(\w+\)|[Ee]rror", line)] or [error.strip()]
+        seen = lines[-1]
+    return (
+        f"--device {device}: Paddle {paddle.__version__} (CUDA {paddle.version.cuda()}) cannot compute on it: {cause} "
+        f"({' '.join(seen.split())[:200]}); {cure}, --device cpu computes without it"
+    )
 
 
 @functools.cache

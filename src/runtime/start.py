@@ -27,7 +27,7 @@ def start(config: Config) -> str:
         the device's name, as cpu or gpu:0.
 
     Raises:
-        UserError: a device that Paddle does not see, or ranks with different flags.
+        UserError: a device that Paddle does not see or cannot compute on, or ranks with different flags.
     """
     device = use_device(config)
     parallel.start(device)
@@ -40,7 +40,7 @@ def use_device(config: Config) -> str:
 
     On a CPU it chooses the threads too.
     """
-    device = set_device(parallel.own_device(config.device))
+    device = set_device(parallel.own_device(config.device), config.deterministic)
     if device == "cpu":
         grid, n = config.img_width // config.patch_size, max(config.hidden_sizes)
         fit_threads(4 * config.batch_size * grid**2 * n * 4 * n * config.filter_size**2)
