@@ -114,7 +114,9 @@ PreconditionNotMetError: The third-party dynamic library (libcublas.so) that Pad
             ["a library of NVIDIA's is not found", "setup_gpu.sh"],
         ),
         (
-            "conv2d", OSError("(External) CUDA error(209), no kernel image is available for execution on the device."),
+            "conv2d",
+            OSError("(External) CUDA error(209), no kernel image is available for execution on the device. \n  [Hint: "
+                    "'cudaErrorNoKernelImageForDevice'. Please search online.] (at ../paddle/phi/a.cu:12)"),
             ["no machine code for the card", "CUDA error(209)", "setup_gpu.sh"],
         ),
         ("layer_norm", RuntimeError("Unsupported GPU architecture"), ["no machine code for the card", "setup_gpu.sh"]),
