@@ -11,14 +11,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-AI_STUDIO = Path("/home/aistudio")  # data sets are mounted in its data/, what lies in its work/ survives a restart
+from scripts.find_kth import Found, ai_studio, find, is_recording
+from src.data_provider.kth_sequences import ACTIONS
+from src.errors import UserError
+
 SAMPLE = "sample"  # as DATA: the drawn recordings, whatever else is there
-SEARCH_DEPTH = 4  # folders below the one searched; AI Studio mounts data/dataNNNNN/
 ITERATION_LINE = re.compile(r"iteration (\d+)/")
 FRAME_NUMBER = re.compile(r"(\d+)\.(?:jpe?g|png|bmp)$", re.IGNORECASE)
 FIRST_TEST_PERSON = 17
@@ -30,13 +29,6 @@ class CommandFailed(Exception):
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
-
-
-class Found(NamedTuple):
-    """KTH on this machine."""
-
-    folder: Path
-    readable: bool  # holds the folders of the actions; False: videos or zip files that are to be prepared
 
 
 def run(*arguments: object, stop_after: int | None = None) -> int:
@@ -93,7 +85,7 @@ def work_folder(work: str, root: Path) -> Path:
     Raises:
         CommandFailed: it cannot be made.
     """
-    lasting = AI_STUDIO / "work"
+    lasting = ai_studio() / "work"
     default = lasting / "e3d_lstm" if os.access(lasting, os.W_OK) else root / "results" / "notebook"
     folder = Path(work).expanduser() if work else default
     try:
@@ -104,33 +96,22 @@ def work_folder(work: str, root: Path) -> Path:
 
 
 def find_data(data: str) -> Found | None:
-    """Where KTH is: in ``data``, or if that is empty in AI Studio's data folder.
+    """Where KTH is: in ``data``, or if that is empty in AI Studio's folders (see find_kth.py).
 
-    None: it is nowhere, or ``data`` is "sample".
-
-    A folder with the folders of the actions (frames or videos in them) goes before videos and zip files.
+    None: it is nowhere, which is said, or ``data`` is "sample".
 
     Raises:
-        CommandFailed: ``data`` is given and holds nothing of KTH.
+        CommandFailed: ``data`` is given, or AI Studio has a data set, and nothing of KTH is in it.
     """
     if data == SAMPLE:
         return None
-    folder = Path(data).expanduser() if data else AI_STUDIO / "data"
-    found = _find_kth(folder.resolve())
-    if found is None and data:
-        what = "nothing of KTH in it" if folder.is_dir() else "there is no such folder"
-        raise CommandFailed(
-            f"DATA {folder}: {what}; give the folder with boxing, handclapping, ... (frames or videos named "
-            'personNN_<action>_dD), or with the zip files of the videos; "sample" for drawn recordings'
-        )
+    try:
+        found = find(data)
+    except UserError as error:
+        raise CommandFailed(f'{error}; "{SAMPLE}" as DATA for drawn recordings') from None
+    if found is None:
+        print(f"KTH 没有找到，改用示例数据 / KTH was not found, sample data take its place: {ai_studio()}")
     return found
-
-
-def sequences_file(folder: Path) -> Path | None:
-    """KTH's 00sequences.txt in the folder or below it, None where it is not there."""
-    from src.data_provider.kth_sequences import SEQUENCES_FILE
-
-    return next((Path(path) / SEQUENCES_FILE for path, _, names in _walk(folder) if SEQUENCES_FILE in names), None)
 
 
 def example_film(data: Path) -> tuple[Path, int]:
@@ -139,59 +120,12 @@ def example_film(data: Path) -> tuple[Path, int]:
     Raises:
         CommandFailed: there is none.
     """
-    from src.data_provider.kth_sequences import ACTIONS
-
     for action in sorted(ACTIONS, reverse=True):  # walking first: it is the easiest to see
         for path in sorted((data / action).glob("person*")):
-            if _is_recording(path.name) and int(path.name[6:8]) >= FIRST_TEST_PERSON:
+            if is_recording(path.name) and int(path.name[6:8]) >= FIRST_TEST_PERSON:
                 numbers = [1]
                 if path.is_dir():
                     numbers = [int(match[1]) for name in os.listdir(path) if (match := FRAME_NUMBER.search(name))]
                 if numbers:
                     return path, min(numbers)
     raise CommandFailed(f"{data}: no recording of the persons 17 to 25; set FILM to a film of your own")
-
-
-def _find_kth(folder: Path) -> Found | None:
-    # Not at the top: these want packages that a later cell than the first installs.
-    from src.data_provider.kth_sequences import ACTIONS
-    from src.data_provider.videos import is_video
-
-    to_prepare = False
-    for path, folders, names in _walk(folder):
-        for action in set(ACTIONS) & set(folders):
-            entries = os.scandir(os.path.join(path, action))
-            if any(_is_recording(entry.name) and (entry.is_dir() or is_video(entry.name)) for entry in entries):
-                return Found(Path(path), True)
-        to_prepare = to_prepare or any(
-            _is_recording(name) and is_video(name) or _holds_videos(os.path.join(path, name)) for name in names
-        )
-    return Found(folder, False) if to_prepare else None
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk to SEARCH_DEPTH, in order, without the folders of single recordings: they hold frames by the thousand."""
-    for path, folders, names in os.walk(folder, followlinks=True):
-        depth = len(Path(path).relative_to(folder).parts)
-        searched = [name for name in folders if not (name.startswith(".") or _is_recording(name))]
-        folders[:] = sorted(searched) if depth < SEARCH_DEPTH else []
-        yield path, folders, names
-
-
-def _is_recording(name: str) -> bool:
-    from src.data_provider.kth_sequences import recording_of
-
-    return recording_of(Path(name).stem) is not None
-
-
-def _holds_videos(path: str) -> bool:
-    """Whether a file is a zip file with KTH's videos."""
-    from src.data_provider.videos import is_video
-
-    if not path.lower().endswith(".zip"):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(is_video(name) and _is_recording(name) for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False

@@ -5,21 +5,24 @@
 #
 #   bash scripts/paddle_e3d_lstm_kth_train.sh [DATA [SAVE_DIR [PRETRAINED_MODEL]]] [more flags of runp.py]
 #
-# DATA is the root of the frame tree (boxing/, handclapping/, ...); the defaults are the paths of AI Studio. Each may be
-# an environment variable too: DATA, SAVE_DIR, PRETRAINED_MODEL, GEN_FRM_DIR, PYTHON.
+# DATA is the root of the frame tree (boxing/, handclapping/, ...), a folder above it, or an archive of frames; without it
+# AI Studio's folders are searched (see find_kth.py). The other defaults are paths of AI Studio too, whose home is
+# E3D_AISTUDIO. Each may be an environment variable too: DATA, SAVE_DIR, PRETRAINED_MODEL, GEN_FRM_DIR, PYTHON.
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/scripts/arguments.sh"
 take_paths DATA SAVE_DIR PRETRAINED_MODEL -- "$@"
+AI_STUDIO="${E3D_AISTUDIO:-/home/aistudio}"
+DATA="$("$(runtime_python)" "$ROOT/scripts/find_kth.py" "${DATA:-}")"
 
 # E3D_LAUNCHER, of paddle_e3d_lstm_kth_train_multi_gpu.sh, is several words.
 # shellcheck disable=SC2086
 exec "$(runtime_python)" ${E3D_LAUNCHER:-} "$ROOT/runp.py" \
   --is_training True \
   --dataset_name action \
-  --train_data_paths "${DATA:-/home/aistudio/data/kth}" \
-  --valid_data_paths "${DATA:-/home/aistudio/data/kth}" \
-  --save_dir "${SAVE_DIR:-/home/aistudio/work/checkpoints/_kth_e3d_lstm}" \
+  --train_data_paths "$DATA" \
+  --valid_data_paths "$DATA" \
+  --save_dir "${SAVE_DIR:-$AI_STUDIO/work/checkpoints/_kth_e3d_lstm}" \
   --gen_frm_dir "${GEN_FRM_DIR:-results/_kth_e3d_lstm}" \
   --pretrained_model "${PRETRAINED_MODEL:-}" \
   --model_name e3d_lstm \

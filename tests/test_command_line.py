@@ -308,38 +308,42 @@ def test_a_closed_pipe_does_not_end_a_training(kth_sample, tmp_path):
     assert checkpoints(str(tmp_path / "ck")) == [12]
 
 
-@pytest.mark.parametrize("script", ["paddle_e3d_lstm_kth_train.sh", "paddle_e3d_lstm_kth_test.sh"])
-def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, script):
+@pytest.fixture
+def kth_stub(tmp_path):
+    """The environment of a script for KTH: an AI Studio, and a Python that finds KTH and prints all other commands."""
+    for data in ("my data", "aistudio/data/kth"):
+        (tmp_path / data / "boxing" / "person01_boxing_d1").mkdir(parents=True)
     stub = tmp_path / "python"
-    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    find = f'case "$1" in *find_kth.py) exec "{sys.executable}" "$@";; esac'
+    stub.write_text(f'#!/bin/sh\n{find}\nprintf "%s\\n" "$@"\n')
     stub.chmod(0o755)
+    return {**os.environ, "PYTHON": str(stub), "E3D_AISTUDIO": str(tmp_path / "aistudio")}
 
+
+@pytest.mark.parametrize("script", ["paddle_e3d_lstm_kth_train.sh", "paddle_e3d_lstm_kth_test.sh"])
+def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, kth_stub, script):
     def flags(*arguments, **environment):
         result = subprocess.run(
-            ["bash", ROOT / "scripts" / script, *arguments], env={**os.environ, "PYTHON": str(stub), **environment},
+            ["bash", ROOT / "scripts" / script, *arguments], env={**kth_stub, **environment}, cwd=tmp_path,
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         config = Config.from_command_line(result.stdout.split("\n")[1:-1])
         return config.valid_data_paths, config.save_dir, config.pretrained_model, config.batch_size, config.num_hidden
 
     training = script.endswith("train.sh")
-    studio = "/home/aistudio/work/checkpoints/_kth_e3d_lstm"
+    studio = f"{kth_stub['E3D_AISTUDIO']}/work/checkpoints/_kth_e3d_lstm"
     default = (studio, "") if training else ("checkpoints", f"{studio}/50500")
-    assert flags() == flags("", "") == ("/home/aistudio/data/kth", *default, 4, "64,64,64,64")
+    assert flags() == flags("", "") == (f"{kth_stub['E3D_AISTUDIO']}/data/kth", *default, 4, "64,64,64,64")
     given = ("second", "third") if training else ("checkpoints", "second")
     assert flags("my data", "second", "third", "--batch_size", "2") == ("my data", *given, 2, "64,64,64,64")
     assert flags("--batch_size", "2", DATA="my data") == ("my data", *default, 2, "64,64,64,64")
 
 
-def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips_an_iteration(tmp_path):
-    stub = tmp_path / "python"
-    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    stub.chmod(0o755)
-
+def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips_an_iteration(tmp_path, kth_stub):
     def launched(*arguments, **environment):
         result = subprocess.run(
             ["bash", ROOT / "scripts" / "paddle_e3d_lstm_kth_train_multi_gpu.sh", *arguments],
-            env={**os.environ, "PYTHON": str(stub), **environment}, capture_output=True, text=True, check=True,
+            env={**kth_stub, **environment}, cwd=tmp_path, capture_output=True, text=True, check=True,
         )  # fmt: skip
         words = result.stdout.split("\n")[:-1]
         program = words.index(str(ROOT / "runp.py"))
@@ -347,7 +351,8 @@ def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips
         return " ".join(words[:program]), config.batch_size, config.train_data_paths, config.save_dir
 
     launch = "-m paddle.distributed.launch"
-    log, data, ck = "--log_dir logs/launch", "/home/aistudio/data/kth", "/home/aistudio/work/checkpoints/_kth_e3d_lstm"
+    studio = kth_stub["E3D_AISTUDIO"]
+    log, data, ck = "--log_dir logs/launch", f"{studio}/data/kth", f"{studio}/work/checkpoints/_kth_e3d_lstm"
     assert launched() == (f"{launch} --gpus 0,1,2,3 {log}", 1, data, ck)
     assert launched("my data", "second", GPUS="1,3") == (f"{launch} --gpus 1,3 {log}", 2, "my data", "second")
     assert launched("--batch_size", "3", PROCESSES="2") == (f"{launch} --nproc_per_node 2 {log}", 3, data, ck)

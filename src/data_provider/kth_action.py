@@ -10,18 +10,24 @@ videos the frames are those of root/00sequences.txt, as in a prepared tree; with
 from __future__ import annotations
 
 import os
-import re
 
 from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
-    PICTURE_SUFFIXES,
     ClipDataset,
     Recording,
     numbered_pictures,
     recording_of_video,
 )
-from src.data_provider.kth_sequences import ACTIONS, SEQUENCES_FILE, Ranges, frame_numbers, read_sequences, recording_of
+from src.data_provider.kth_sequences import (
+    ACTIONS,
+    FRAME_NAME,
+    SEQUENCES_FILE,
+    Ranges,
+    frame_numbers,
+    read_sequences,
+    recording_of,
+)
 from src.data_provider.videos import is_video
 from src.errors import UserError
 
@@ -29,7 +35,6 @@ from src.errors import UserError
 # frames when jogging or running, so clips of these overlap; those of the other actions do not.
 CLIP_STRIDE = {"jogging": 3, "running": 3}
 PERSONS = {"train": range(1, 17), "test": range(17, 26)}
-FRAME_NAME = re.compile(rf"image.*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)
 PERSON_DIGITS = slice(6, 8)  # personNN_...
 
 
