@@ -19,7 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.frame_archives import is_archive, kind_of, unpack  # noqa: E402
+from scripts.frame_archives import UNPACKED_FILE, is_archive, is_unpacked, kind_of, unpack  # noqa: E402
 from src.config import OneLineParser  # noqa: E402
 from src.data_provider.kth_sequences import ACTIONS, SEQUENCES_FILE, recording_of  # noqa: E402
 from src.errors import UserError  # noqa: E402
@@ -152,15 +152,15 @@ def make_readable(found: Found, out: Path) -> Path:
     """
     if found.readable:
         return found.folder
-    if not found.archives:
-        _prepare_videos(found.folder, out)
-    elif not out.exists():
+    if is_unpacked(found.archives, out):
+        print(f"unpacked before: {found.folder}", file=sys.stderr)
+    elif out.exists() if found.archives else (out / UNPACKED_FILE).exists():
+        raise UserError(f"--out {out}: was not made of what is in {found.folder}; remove it or give another --out")
+    elif found.archives:
         print(f"unpacking {', '.join(map(str, found.archives))} to {out}", file=sys.stderr)
         unpack(found.archives, out)
-    elif holds_actions(out, os.listdir(out)):
-        print(f"unpacked before: {out}; to unpack {found.folder} again remove that", file=sys.stderr)
     else:
-        raise UserError(f"--out {out}: is there and holds nothing of KTH; remove it or give another folder")
+        _prepare_videos(found.folder, out)
     return out
 
 
@@ -192,12 +192,14 @@ def main() -> int:
         found = find(arguments.data)
         if found is None:
             raise UserError(f"KTH is not in {ai_studio()}; give its folder or an archive of its frames as DATA")
-        folder = make_readable(found, arguments.out or default_out())
+        out = arguments.out or default_out()
+        folder = make_readable(found, out)
     except UserError as error:
         print(f"find_kth.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"find_kth.py: {error.filename}: {error.strerror}; make room, or give another --out", file=sys.stderr)
+        where = error.filename or out
+        print(f"find_kth.py: {where}: {error.strerror}; check it, make room, or give another --out", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("find_kth.py: stopped; run again for the frames", file=sys.stderr)

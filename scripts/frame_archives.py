@@ -10,6 +10,7 @@ import bz2
 import contextlib
 import fcntl
 import gzip
+import json
 import lzma
 import os
 import shutil
@@ -32,6 +33,7 @@ ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 LARGEST_RATIO, ALWAYS_ALLOWED = 100, 2**30  # times the archive's size; bytes
 LARGEST_FRAME = 2**26  # bytes
 LOOKED_THROUGH = 2**28  # bytes of a tar archive, unpacked, in which the first frame has to come
+UNPACKED_FILE = "unpacked.json"  # beside the folders of the actions: the archives that they are from
 ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)  # ends a tar archive
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
@@ -114,18 +116,33 @@ def unpack(archives: Sequence[Path], out: Path) -> int:
                     if frame is None:
                         continue
                     folder = partial / frame.action / frame.recording
-                    owner = owners.setdefault(frame.recording, archive)
-                    if owner != archive:
+                    owner = owners.get(frame.recording)
+                    if owner is None:
+                        owners[frame.recording] = archive
+                        folder.mkdir(parents=True)
+                    elif owner != archive:
                         raise UserError(f"{owner} and {archive}: both hold {frame.recording}; give one of them as DATA")
-                    folder.mkdir(parents=True, exist_ok=True)
                     (folder / frame.name).write_bytes(content)
                     frames += 1
             if frames == 0:
                 raise UserError(f"{', '.join(map(str, archives))}: no frame in it can be found; get it again")
+            (partial / UNPACKED_FILE).write_text(_sizes(archives), encoding="utf-8")
             partial.rename(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return frames
+
+
+def is_unpacked(archives: Sequence[Path], out: Path) -> bool:
+    """Whether ``out`` is what unpack made of these archives: of so many, of these names and sizes."""
+    try:
+        return (out / UNPACKED_FILE).read_text(encoding="utf-8") == _sizes(archives)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _sizes(archives: Sequence[Path]) -> str:
+    return json.dumps({archive.name: archive.stat().st_size for archive in archives})
 
 
 @contextlib.contextmanager
@@ -170,10 +187,11 @@ def _tar_files(path: Path, limit: int, read: bool) -> Iterator[tuple[str, bytes]
     unpacked = next(TAR_SUFFIXES[suffix] for suffix in TAR_SUFFIXES if path.name.lower().endswith(suffix))
     with unpacked(path, "rb") as file:
         archive = tarfile.open(fileobj=_Bounded(path, file, limit), mode="r:")
-        for member in archive:
+        while (member := archive.next()) is not None:
             if member.isreg():
                 wanted = read and _is_frame(path, member.name, member.size)
                 yield member.name, archive.extractfile(member).read() if wanted else b""
+            archive.members.clear()  # it would keep them all: over 100 MB for the whole of KTH
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != ZERO_BLOCK:  # tarfile takes a cut or broken header for the end
             raise tarfile.ReadError("it ends within a file")

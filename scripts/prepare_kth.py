@@ -79,7 +79,7 @@ def find_videos(folder: Path) -> list[Video]:
                 found.setdefault(recording[0], Video(*recording, path, member))
     if not found:
         looked = f"no video named personNN_<action>_dD_uncomp.avi in it or in its {archives} zip files"
-        raise UserError(f"--videos {folder}: {looked}; check the folder")
+        raise UserError(f"--videos {folder}: {looked}; check the folder (frames in archives: scripts/find_kth.py)")
     return sorted(found.values())
 
 

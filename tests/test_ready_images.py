@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -16,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import frame_archives
+from scripts import find_kth, frame_archives
 from scripts.find_kth import Found, find, make_readable
-from scripts.frame_archives import unpack
+from scripts.frame_archives import UNPACKED_FILE, unpack
 from scripts.install_packages import requirements
 from scripts.notebook_tools import CommandFailed, find_data
 from src.data_provider.kth_action import KTHAction
@@ -77,7 +78,7 @@ def make_tree(root: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if not path.is_dir())
+    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != UNPACKED_FILE)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -168,7 +169,7 @@ def test_archives_of_the_actions_one_by_one_become_one_tree(studio, capsys):
         frames = {name.replace("boxing", action): content for name, content in ALL_FRAMES.items()}
         make_archive(studio / "data" / "data1" / f"{action}.zip", frames)
     out = make_readable(find(""), studio / "work" / "kth_frames")
-    assert sorted(os.listdir(out)) == ["boxing", "running"] and len(contents(out)) == 2 * len(FRAMES)
+    assert len(KTHAction(out, "test", 3, 16)) == 2 and len(contents(out)) == 2 * len(FRAMES)
     assert "unpacking" in capsys.readouterr().err
     assert make_readable(find(""), out) == out and "unpacked before" in capsys.readouterr().err
 
@@ -369,14 +370,45 @@ def test_two_archives_with_one_recording_are_not_mixed(tmp_path):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_folder_that_holds_something_else_is_not_taken_for_frames(studio):
-    frames_archive(studio / "work" / "kth_action.zip")
-    out = studio / "work" / "other"
+def test_frames_of_another_data_set_are_not_taken_for_those_of_this_one(studio):
+    refused = r"--out .*: was not made of what is in .*aistudio/data.*; remove it or give another --out"
+    data, out = studio / "data" / "data1", studio / "work" / "kth_frames"
+    frames_archive(data / "boxing.zip")
     out.mkdir()
     (out / "thesis.txt").touch()
-    with pytest.raises(UserError, match=r"--out .*other: is there and holds nothing of KTH; remove it or give another"):
+    with pytest.raises(UserError, match=refused):
         make_readable(find(""), out)
     assert os.listdir(out) == ["thesis.txt"]
+
+    (out / "thesis.txt").unlink()
+    out.rmdir()
+    make_readable(find(""), out)
+    running = {name.replace("boxing", "running"): content for name, content in ALL_FRAMES.items()}
+    make_archive(data / "running.zip", running)  # uploaded later
+    with pytest.raises(UserError, match=refused):
+        make_readable(find(""), out)
+
+    for name in ("boxing", "running"):
+        make_archive(data / f"{name}.zip", {f"person01_{name}_d1_uncomp.avi": b""})
+    with pytest.raises(UserError, match=refused):
+        make_readable(find(""), out)
+    assert contents(out) == ALL_FRAMES
+
+
+def test_a_full_disk_while_unpacking_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    archive = frames_archive(tmp_path / "kth.tar.gz")
+    out = tmp_path / "out" / "kth"
+    monkeypatch.setattr(sys, "argv", ["find_kth.py", str(archive), "--out", str(out)])
+    monkeypatch.setattr(frame_archives.Path, "write_bytes", full_disk)
+    assert find_kth.main() == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"find_kth.py: {out}: No space left on device; check it, make room, or give another --out"
+    ]
+    assert os.listdir(out.parent) == []
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_find_kth_answers_a_mistake_in_one_line(tmp_path):
