@@ -48,7 +48,8 @@ def find(data: str) -> Found | None:
     Folders of the actions (frames or videos in them) go before archives of frames, these before other videos.
 
     Raises:
-        UserError: ``data`` is given and holds nothing of KTH, or a folder of AI Studio in which it should be does not.
+        UserError: ``data`` is given and holds nothing of KTH, or a folder of AI Studio in which it should be does not;
+            or an archive is damaged, and the folders of the actions are nowhere.
     """
     work = ai_studio() / "work"
     frames = work / FRAMES_FOLDER
@@ -60,12 +61,13 @@ def find(data: str) -> Found | None:
         places = dict.fromkeys([*expected, *others])
     damaged: list[str] = []
     found = [hit for place in places if place.exists() and (hit := _search(place.resolve(), damaged))]
-    if found:
-        return min(found, key=lambda hit: (not hit.readable, not hit.archives))  # of equals the first
-    if not data and frames.exists():
-        return Found(frames, True)  # of a data set that is not mounted today
-    if damaged:
+    best = min(found, key=lambda hit: (not hit.readable, not hit.archives), default=None)  # of equals the first
+    if best is None and not data and frames.exists():
+        best = Found(frames, True)  # of a data set that is not mounted today
+    if damaged and (best is None or best.archives):  # what is whole may be a part of the data set
         raise UserError("; ".join(damaged))
+    if best is not None:
+        return best
     for place in expected:
         if data or (place.is_dir() and any(place.iterdir())):
             raise UserError(_why_nothing(place))

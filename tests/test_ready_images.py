@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -210,8 +211,11 @@ def test_a_damaged_archive_is_said_and_not_replaced_by_sample_data(studio, suffi
     path.write_bytes(b"\x1f\x8b, and then nothing of an archive")
     with pytest.raises(CommandFailed, match=rf"work/kth_action{suffix}: damaged, or no archive \(.+\); get it again"):
         find_data("")
+    frames_archive(studio / "work" / "kth_whole.zip")
+    with pytest.raises(CommandFailed, match="damaged, or no archive"):  # it may be one of six
+        find_data("")
     make_tree(studio / "work" / "kth_action")
-    assert find_data("").readable  # what is whole is used
+    assert find_data("").readable
 
 
 def test_the_first_cells_of_the_notebook_unpack_an_archive(studio, monkeypatch, capfd):
@@ -392,6 +396,18 @@ def test_frames_of_another_data_set_are_not_taken_for_those_of_this_one(studio):
         make_archive(data / f"{name}.zip", {f"person01_{name}_d1_uncomp.avi": b""})
     with pytest.raises(UserError, match=refused):
         make_readable(find(""), out)
+    assert contents(out) == ALL_FRAMES
+
+
+def test_a_process_that_unpacks_the_same_is_waited_for(tmp_path):
+    archive = frames_archive(tmp_path / "kth.zip")
+    out = tmp_path / "out" / "kth"
+    out.parent.mkdir()
+    with ThreadPoolExecutor() as threads:
+        with frame_archives._alone_in(out.parent):
+            second = threads.submit(unpack, [archive], out)
+            make_tree(out)
+        assert second.result() == 0
     assert contents(out) == ALL_FRAMES
 
 
