@@ -36,7 +36,6 @@ from src.config import OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}  # NVIDIA's libraries read it when they are loaded
-DETERMINISTIC = {"FLAGS_cudnn_deterministic": "1"}
 
 
 class Step(NamedTuple):
@@ -72,9 +71,7 @@ STEPS = {
         "cuDNN's deterministic algorithms", "paddle_flag", 25, False, {"flag": "FLAGS_cudnn_deterministic"}
     ),
     "training": Step("20 iterations, SIGTERM, --resume", "training", 52),
-    "training_deterministic": Step(
-        "the same bits with cuDNN's deterministic algorithms", "training", 52, False, {"same_bits": True}, DETERMINISTIC
-    ),
+    "training_deterministic": Step("the same bits with --deterministic", "training", 52, False, {"same_bits": True}),
     "test": Step("a test of the weights that come with the project", "test", 15),
     "predict_video": Step("their forecast of a film", "predict_video", 10),
     "export": Step("their exported program", "export", 15),
