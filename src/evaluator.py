@@ -108,7 +108,7 @@ def evaluate(
         dataset: clips to test on.
         name: folder under gen_frm_dir.
         iteration: iterations the weights were trained for, if known.
-        stop: asked between batches; a signal ends the test without metrics.
+        stop: asked between batches and while one is read; a signal ends the test without metrics.
         report: given the saved forecasts.
         details: what else metrics.json is to hold.
 
@@ -169,7 +169,7 @@ def _forecasts(
     Raises:
         UserError: as :func:`evaluate`.
     """
-    batches = test_batches(config, dataset)
+    batches = test_batches(config, dataset, stop)
     count = math.ceil(len(dataset) / config.batch_size)
 
     def forecast() -> Batch | None:

@@ -75,9 +75,10 @@ def train(config: Config) -> None:
 
     report = TrainingReport(config, run.finished, run.tested, device)
     progress = Progress(config, run.finished)
-    batches = train_batches(config, train_set, run.finished + 1)
+    stop = StopRequest()
+    batches = train_batches(config, train_set, run.finished + 1, stop)
     try:
-        with StopRequest() as stop:
+        with stop:
             _loop(run, schedule, batches, test_clips, report, progress, stop)
         parallel.leave()
     except Diverged as error:  # nothing since the last checkpoint is worth keeping

@@ -10,9 +10,11 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sized
+from concurrent.futures import Future
 
 import cv2
 import numpy as np
@@ -21,11 +23,11 @@ import paddle
 from src.config import Config
 from src.errors import LostFile, UserError
 from src.runtime import ranks
-from src.runtime.signals import SIGNALS, die_with_parent
+from src.runtime.signals import SIGNALS, StopRequest, die_with_parent, wait_for
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
 MAX_DEATHS = 3  # of reading processes, in a row
-SECONDS_TO_END = 1.0  # for reading processes to finish their batch; then they are killed
+SECONDS_TO_END = 1.0  # for reading processes, or the thread of --num_workers 0, to finish their batch
 STREAM = 0  # keeps these draws apart from those of scheduled sampling, which come from the same seed
 
 logger = logging.getLogger("e3d_lstm")
@@ -33,7 +35,9 @@ logger = logging.getLogger("e3d_lstm")
 Batches = Generator[paddle.Tensor, None, None]  # its close() ends the processes that read
 
 
-def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1) -> Batches:
+def train_batches(
+    config: Config, dataset: paddle.io.Dataset, first_iteration: int = 1, stop: StopRequest | None = None
+) -> Batches:
     """Batches ``[B, T, H, W, C]`` for the iterations first_iteration .. max_iterations, in shuffled order.
 
     With several ranks each has its own part of every iteration's clips.
@@ -43,22 +47,24 @@ def train_batches(config: Config, dataset: paddle.io.Dataset, first_iteration: i
 
     Raises:
         UserError: a file cannot be read and could not be at the start; many are lost; processes are killed repeatedly.
+        Stopped: ``stop`` has noted a signal, and the batch does not come: a lost disk may keep it back for good.
     """
-    return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration), tries=TRAINING_TRIES)
+    return _load(config, dataset, _ShuffledBatches(config, len(dataset), first_iteration), TRAINING_TRIES, stop)
 
 
-def test_batches(config: Config, dataset: paddle.io.Dataset) -> Batches:
+def test_batches(config: Config, dataset: paddle.io.Dataset, stop: StopRequest | None = None) -> Batches:
     """Every clip exactly once, in order; the last batch may be smaller.
 
     With several ranks the batches are dealt out: the first to rank 0, the second to rank 1, and so on.
 
     Raises:
         UserError: a file cannot be read; LostFile where it could be at the start.
+        Stopped: as in :func:`train_batches`.
     """
     order = range(len(dataset))
     size = config.batch_size
     batches = [list(order[start : start + size]) for start in range(0, len(dataset), size)]
-    return _load(config, dataset, batches[ranks.rank() :: ranks.world_size()], tries=1)
+    return _load(config, dataset, batches[ranks.rank() :: ranks.world_size()], 1, stop)
 
 
 test_batches.__test__ = False  # the name is no test's
@@ -177,14 +183,16 @@ class _Remaining:
         return itertools.islice(self.batches, self.served, None)
 
 
-def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int) -> Batches:
+def _load(
+    config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int, stop: StopRequest | None
+) -> Batches:
     served = deaths = 0
     lost_files: set[str] = set()
     while served < len(batches):
-        with _reading(config, _ReplacingLostClips(dataset, tries), _Remaining(batches, served)) as iterator:
+        with _reading(config, _ReplacingLostClips(dataset, tries), _Remaining(batches, served)) as reader:
             while served < len(batches):
                 try:
-                    frames, note = next(iterator)
+                    frames, note = reader.next(stop)
                 except SystemError:  # Paddle's way to say that a worker has died
                     deaths += 1
                     if deaths == MAX_DEATHS:
@@ -207,43 +215,67 @@ def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int
 
 
 @contextlib.contextmanager
-def _reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator[Iterator]:
-    """Paddle's iterator over the batches; its processes and its thread end when this is left, or with the program."""
-    iterator = _start_reading(config, dataset, batches)
-    end = functools.partial(_end_reading, iterator)
-    atexit.register(end)  # earlier than multiprocessing, which would wait for processes that ignore its SIGTERM
+def _reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator[_Reader]:
+    """A reader of the batches; its processes and its thread end when this is left, or with the program."""
+    reader = _Reader(config, dataset, batches)
+    atexit.register(reader.end)  # earlier than multiprocessing, which would wait for processes that ignore its SIGTERM
     try:
-        yield iterator
+        yield reader
     finally:
-        atexit.unregister(end)
-        end()
+        reader.end()
+        atexit.unregister(reader.end)  # not before: a second signal may have come in between
 
 
-def _start_reading(config: Config, dataset: paddle.io.Dataset, batches: Sized) -> Iterator:
-    loader = paddle.io.DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=min(config.num_workers, len(batches)),
-        worker_init_fn=functools.partial(_prepare_worker, parent=os.getpid()),
-    )
-    on_death = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
-    if signal.getsignal(signal.SIGCHLD) is not on_death:
-        # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
-        signal.signal(signal.SIGCHLD, on_death)
-    return iterator
+class _Reader:
+    """Paddle's iterator over the batches, for which a thread waits.
+
+    Paddle waits in a lock of its own, which no signal ends. This one's main thread waits in one of Python's.
+    """
+
+    def __init__(self, config: Config, dataset: paddle.io.Dataset, batches: Sized) -> None:
+        loader = paddle.io.DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=_collate,
+            num_workers=min(config.num_workers, len(batches)),
+            worker_init_fn=functools.partial(_prepare_worker, parent=os.getpid()),
+        )
+        on_death = signal.getsignal(signal.SIGCHLD)
+        self.iterator = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) is not on_death:
+            # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
+            signal.signal(signal.SIGCHLD, on_death)
+        self.workers = getattr(self.iterator, "_workers", [])  # none with --num_workers 0
+        self.waiting: threading.Thread | None = None
+
+    def next(self, stop: StopRequest | None) -> list[paddle.Tensor]:
+        """The next batch and its note."""
+        batch: Future[list[paddle.Tensor]] = Future()
+        self.waiting = threading.Thread(target=_put_next, args=(self.iterator, batch), daemon=True)
+        self.waiting.start()
+        return wait_for(batch, stop)
+
+    def end(self) -> None:
+        """Paddle itself ends its processes and its thread after the last batch alone: the thread holds the iterator, so
+        that its __del__ is never called. It has no public way to do so before."""
+        stalled = self.waiting is not None and self.waiting.is_alive()
+        thread = self.iterator._thread
+        if not self.workers:
+            self.iterator._thread = None  # Paddle would wait for it at the exit, for good where the disk is lost
+        self.iterator._exit_thread_expectedly()  # a thread that waits goes on to end the processes
+        if self.workers and not stalled:
+            self.iterator._try_shutdown_all(timeout=0)  # asks them to end
+        deadline = time.monotonic() + SECONDS_TO_END
+        for worker in self.workers:
+            worker.join(0.0 if stalled else max(0.0, deadline - time.monotonic()))
+            worker.kill()  # it reads a long video, or waits for a lost disk
+            worker.join(SECONDS_TO_END)  # some disks hold even a killed one
+        if thread and not self.workers:
+            thread.join(SECONDS_TO_END)
 
 
-def _end_reading(iterator: Iterator) -> None:
-    """Paddle itself ends them after the last batch alone: its thread holds the iterator, so that its __del__ is never
-    called. It has no public way to do so before."""
-    iterator._exit_thread_expectedly()
-    workers = getattr(iterator, "_workers", [])  # none with --num_workers 0
-    if workers:
-        iterator._try_shutdown_all(timeout=0)  # asks them to end
-    deadline = time.monotonic() + SECONDS_TO_END
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-        worker.kill()  # it reads a long video, or waits for a lost disk
-        worker.join()
+def _put_next(iterator: Iterator, batch: Future) -> None:
+    try:
+        batch.set_result(next(iterator))
+    except BaseException as error:
+        batch.set_exception(error)

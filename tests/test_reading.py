@@ -1,0 +1,133 @@
+"""Reading that stalls, files that are cut or are no files, little shared memory, lists with a byte-order mark."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import paddle
+import psutil
+import pytest
+
+from src import trainer
+from src.checkpoints.checkpoint import checkpoints, read_checkpoint
+from src.config import Config
+from src.data_provider import clips
+from src.data_provider.loader import test_batches
+from src.runtime.signals import Stopped, handle_signals, raise_stopped
+from tests.conftest import assert_same_weights, settings_for
+
+STALLED_FOR = 0.5  # seconds without an iteration, after which a signal is sent
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+# ---- a disk that does not answer
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """While the file that it returns is there, no picture can be read whose path contains what is written in it."""
+    lost, read = tmp_path / "lost", clips.read_picture
+
+    def read_when_there(path, channels=1):
+        while lost.exists() and lost.read_text() in path:
+            time.sleep(0.05)
+        return read(path, channels)
+
+    monkeypatch.setattr(clips, "read_picture", read_when_there)
+    yield lost
+    lost.unlink(missing_ok=True)  # a thread that waits goes on and ends
+
+
+def signal_once_stalled(monkeypatch, iteration, stall, number):
+    """Stall in an iteration, and send this process a signal as soon as no further one is begun."""
+    original, begun = trainer.train_on_batch, []
+
+    def watch():
+        seen = -1
+        while seen < len(begun):
+            seen = len(begun)
+            time.sleep(STALLED_FOR)
+        os.kill(os.getpid(), number)
+
+    def step(config, current, *arguments):
+        if current == iteration:
+            stall()
+            threading.Thread(target=watch, daemon=True).start()
+        begun.append(current)
+        return original(config, current, *arguments)
+
+    monkeypatch.setattr(trainer, "train_on_batch", step)
+    return begun
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("number", "person"), [(signal.SIGINT, "person0"), (signal.SIGTERM, "person17")])
+def test_a_signal_ends_a_training_whose_disk_does_not_answer_with_a_checkpoint(
+    kth_sample, tmp_path, monkeypatch, disk, number, person, num_workers
+):
+    """The training set's disk, or that of the tests during the training."""
+    tests = person == "person17"
+    config = settings_for(
+        kth_sample, tmp_path, max_iterations=30, test_interval=5 if tests else 100, num_workers=num_workers
+    )
+    begun = signal_once_stalled(monkeypatch, 3, lambda: disk.write_text(person), number)
+    with pytest.raises(Stopped):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [len(begun)] and 3 <= len(begun) < 30
+    assert not psutil.Process().children()
+    if tests:
+        assert len(begun) == 5
+    elif num_workers:
+        assert_goes_on_exactly(config, disk, monkeypatch)
+
+
+def assert_goes_on_exactly(config, disk, monkeypatch):
+    disk.unlink()
+    monkeypatch.undo()
+    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=12))
+    undisturbed = dataclasses.replace(config, save_dir=f"{config.save_dir}_undisturbed", max_iterations=12)
+    os.mkdir(undisturbed.save_dir)
+    trainer.train(undisturbed)
+    one, two = (read_checkpoint("", f"{run.save_dir}/12") for run in (config, undisturbed))
+    assert_same_weights(one.weights, two.weights)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_signal_ends_a_test_whose_disk_does_not_answer(num_workers):
+    answers = threading.Event()
+
+    class Lost(paddle.io.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            answers.wait()
+            return np.zeros([6, 16, 16, 1], np.float32)
+
+    before = handle_signals(raise_stopped)
+    try:
+        threading.Timer(STALLED_FOR, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped):
+            next(test_batches(Config(num_workers=num_workers, batch_size=1), Lost()))
+    finally:
+        answers.set()
+        for name, handler in before.items():
+            signal.signal(name, handler)
+    assert not psutil.Process().children()
+
+
+def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=30, num_workers=2)
+
+    def stall():
+        for process in psutil.Process().children():
+            process.suspend()
+
+    begun = signal_once_stalled(monkeypatch, 3, stall, signal.SIGHUP)
+    with pytest.raises(Stopped):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [len(begun)] and not psutil.Process().children()
