@@ -16,6 +16,8 @@ from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import Config
 from src.data_provider import clips
 from src.data_provider.loader import test_batches
+from src.data_provider.mnist import MovingMNIST
+from src.errors import LostFile
 from src.runtime.signals import Stopped, handle_signals, raise_stopped
 from tests.conftest import assert_same_weights, settings_for
 
@@ -131,3 +133,34 @@ def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, 
     with pytest.raises(Stopped):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [len(begun)] and not psutil.Process().children()
+
+
+# ---- files that are cut, or are no files
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_npy_that_is_cut_during_a_run_ends_it_with_a_checkpoint_and_its_name(tmp_path, monkeypatch, num_workers):
+    path = tmp_path / "a.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, [6, 40, 16, 16], dtype=np.uint8))
+    config = settings_for(path, tmp_path, dataset_name="mnist", max_iterations=50, num_workers=num_workers)
+    original = trainer.train_on_batch
+
+    def step(config, iteration, *arguments):
+        if iteration == 3:
+            os.truncate(path, 3000)
+        return original(config, iteration, *arguments)
+
+    monkeypatch.setattr(trainer, "train_on_batch", step)
+    with pytest.raises(LostFile, match="a.npy: is shorter than it was at the start"):
+        trainer.train(config)
+    assert len(checkpoints(config.save_dir)) == 1
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_clips_of_an_npy_are_those_of_its_array(tmp_path, order):
+    frames = np.random.default_rng(0).integers(0, 256, [6, 5, 8, 8], dtype=np.uint8)
+    np.save(tmp_path / "a.npy", np.asarray(frames, order=order))
+    dataset = MovingMNIST([tmp_path / "a.npy"], 4, 8)
+    assert len(dataset) == 5
+    for index in range(5):
+        np.testing.assert_array_equal(dataset[index][..., 0] * np.float32(255), frames[:4, index])

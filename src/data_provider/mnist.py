@@ -13,7 +13,7 @@ import paddle
 
 from src.config import Config
 from src.data_provider.npz_frames import NpzFrames, open_array
-from src.errors import UserError
+from src.errors import LostFile, UserError
 from src.flag_values import split_paths
 from src.utils.preprocess import to_unit_range
 
@@ -108,25 +108,36 @@ class _NpzClips:
 
 
 class _NpyClips:
-    def __init__(self, frames: np.ndarray) -> None:
-        self.all_frames = frames  # (T, N, H, W)
+    """Read frame by frame, not mapped into memory: where a mapped file is cut, the system kills the process."""
+
+    def __init__(self, path: str, shape: tuple[int, ...], start: int) -> None:
+        self.path, self.shape, self.start = path, shape, start  # (T, N, H, W); place of the first number in the file
 
     def __len__(self) -> int:
-        return self.all_frames.shape[1]
+        return self.shape[1]
 
     def size(self) -> tuple[int, int]:
-        return self.all_frames.shape[2:]
+        return self.shape[2:]
 
     def shortest(self) -> int:
-        return self.all_frames.shape[0]
+        return self.shape[0]
 
     def frames(self, index: int) -> np.ndarray:
-        return np.asarray(self.all_frames[:, index])
+        frames = np.empty([self.shape[0], *self.size()], np.uint8)
+        try:
+            with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
+                for step, frame in enumerate(frames):
+                    file.seek(self.start + (step * len(self) + index) * frame.nbytes)
+                    if file.readinto(frame) != frame.nbytes:
+                        raise LostFile(f"{self.path}: is shorter than it was at the start; copy it again")
+        except OSError as error:
+            raise LostFile(f"{self.path}: cannot be read any more ({error}); copy it again") from None
+        return frames
 
 
-def _read_npy(path: str) -> _NpyClips:
+def _read_npy(path: str) -> _NpyClips | _NpzClips:
     try:
-        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)  # its header is read, and its size checked
     except Exception as error:  # numpy raises a dozen kinds on a damaged header
         raise _unreadable(path, error) from None
     if frames.ndim != 4 or frames.dtype != np.uint8:
@@ -136,7 +147,17 @@ def _read_npy(path: str) -> _NpyClips:
             f"{path}: clips of {frames.shape[0]} frames in an array {list(frames.shape)}, expected [T, N, H, W]; "
             "is it [N, T, H, W]? then save array.swapaxes(0, 1)"
         )
-    return _NpyClips(frames)
+    if not frames.flags.c_contiguous:
+        return _whole(np.array(frames))
+    return _NpyClips(path, frames.shape, frames.offset)
+
+
+def _whole(frames: np.ndarray) -> _NpzClips:
+    """The clips of an array [T, N, H, W] in memory: in Fortran order, which is rare, no frame is in one piece."""
+    length, count, *size = frames.shape
+    spans = np.zeros([2, count, 2], np.int64)
+    spans[0, :, 0], spans[0, :, 1] = np.arange(count) * length, length
+    return _NpzClips(spans, [frames.swapaxes(0, 1).reshape([-1, 1, *size])] * 2)
 
 
 def _read_npz(path: str) -> _NpzClips:

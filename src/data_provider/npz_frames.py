@@ -70,9 +70,9 @@ class NpzFrames:
             with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
                 content = self._inflate(file, begin, size) if self.entries else _read(file, self.start + begin, size)
         except (OSError, zlib.error) as error:
-            raise LostFile(f"{self.path}: cannot be read any more ({error})") from None
+            raise LostFile(f"{self.path}: cannot be read any more ({error}); copy it again") from None
         if len(content) != size:
-            raise LostFile(f"{self.path}: is shorter than it was at the start")
+            raise LostFile(f"{self.path}: is shorter than it was at the start; copy it again")
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
     def _find_entries(self, file: BinaryIO, info: zipfile.ZipInfo) -> None:
