@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -133,6 +135,51 @@ def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, 
     with pytest.raises(Stopped):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [len(begun)] and not psutil.Process().children()
+
+
+# ---- the way from the reading processes
+
+
+class Numbered(paddle.io.Dataset):
+    """Clips of 8 frames, their pixels the clip's number."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return np.full([8, 64, 64, 1], index, np.float32)
+
+
+def test_batches_take_no_room_in_dev_shm_and_leave_nothing_there():
+    """It is small in containers, and what a process leaves there stays for good."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir():
+        pytest.skip("no /dev/shm")
+    batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
+    owners = {"self", str(os.getpid()), *(str(process.pid) for process in psutil.Process().children())}
+    assert float(next(batches).max()) == 0
+    owners |= {str(process.pid) for process in psutil.Process().children()}
+    while_reading = {path.name for path in shared.iterdir()}
+    batches.close()
+    for names in (while_reading, {path.name for path in shared.iterdir()}):
+        assert not [name for name in names if owners & set(name.split("_"))]
+
+
+def test_a_reading_process_that_is_killed_while_it_hands_a_batch_over_is_started_again(tmp_path, monkeypatch, caplog):
+    once, send = tmp_path / "once", Connection._send
+    once.touch()
+
+    def send_half(connection, content, *arguments):
+        if len(content) > 10**5 and once.exists():
+            once.unlink()
+            send(connection, content[: len(content) // 2], *arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        send(connection, content, *arguments)
+
+    monkeypatch.setattr(Connection, "_send", send_half)
+    batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
+    assert [int(batch.max()) for batch in batches] == list(range(12)) and not once.exists()
+    assert caplog.messages.count("a process that reads frames was killed; starting it again") == 1
 
 
 # ---- files that are cut, or are no files

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sized
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 import cv2
 import numpy as np
@@ -23,11 +23,12 @@ import paddle
 from src.config import Config
 from src.errors import LostFile, UserError
 from src.runtime import ranks
-from src.runtime.signals import SIGNALS, StopRequest, die_with_parent, wait_for
+from src.runtime.signals import SIGNALS, StopRequest, die_with_parent
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
 MAX_DEATHS = 3  # of reading processes, in a row
 SECONDS_TO_END = 1.0  # for reading processes, or the thread of --num_workers 0, to finish their batch
+POLL = 0.1  # seconds between two looks at whether a signal has come or a reading process has died
 STREAM = 0  # keeps these draws apart from those of scheduled sampling, which come from the same seed
 
 logger = logging.getLogger("e3d_lstm")
@@ -193,7 +194,7 @@ def _load(
             while served < len(batches):
                 try:
                     frames, note = reader.next(stop)
-                except SystemError:  # Paddle's way to say that a worker has died
+                except (SystemError, ChildProcessError):  # the first is Paddle's way to say that a worker has died
                     deaths += 1
                     if deaths == MAX_DEATHS:
                         raise UserError(
@@ -239,6 +240,9 @@ class _Reader:
             collate_fn=_collate,
             num_workers=min(config.num_workers, len(batches)),
             worker_init_fn=functools.partial(_prepare_worker, parent=os.getpid()),
+            # Batches come through pipes. /dev/shm has 64 MB in a container as a rule, 8 batches of the full size; where
+            # it is full a bus error kills the process, and what a stopped run leaves there stays.
+            use_shared_memory=False,
         )
         on_death = signal.getsignal(signal.SIGCHLD)
         self.iterator = iter(loader)
@@ -249,11 +253,22 @@ class _Reader:
         self.waiting: threading.Thread | None = None
 
     def next(self, stop: StopRequest | None) -> list[paddle.Tensor]:
-        """The next batch and its note."""
+        """The next batch and its note.
+
+        Raises:
+            Stopped: ``stop`` has noted a signal, and the batch does not come.
+            ChildProcessError, SystemError: a reading process has died.
+        """
         batch: Future[list[paddle.Tensor]] = Future()
         self.waiting = threading.Thread(target=_put_next, args=(self.iterator, batch), daemon=True)
         self.waiting.start()
-        return wait_for(batch, stop)
+        while not wait([batch], POLL).done:
+            if stop is not None:
+                stop.check()
+            if not all(worker.is_alive() for worker in self.workers):
+                # Paddle finds that out too, but not where the process died while it wrote into the pipe of all.
+                raise ChildProcessError
+        return batch.result()
 
     def end(self) -> None:
         """Paddle itself ends its processes and its thread after the last batch alone: the thread holds the iterator, so

@@ -9,17 +9,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from src.runtime import ranks
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-POLL = 0.1  # seconds between two looks at whether a signal has come
-
-T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -72,17 +68,6 @@ class StopRequest:
             os.write(2, b"\nstopping at the next safe point" + more + b"\n")
         except OSError:  # the terminal is gone
             pass
-
-
-def wait_for(future: Future[T], stop: StopRequest | None = None) -> T:
-    """The result of a future, which may never come: a signal that ``stop`` notes ends the wait.
-
-    Raises:
-        Stopped: a signal has come and the result has not.
-    """
-    while not wait([future], timeout=None if stop is None else POLL).done:
-        stop.check()
-    return future.result()
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
