@@ -1,5 +1,6 @@
 """Reading that stalls, files that are cut or are no files, little shared memory, lists with a byte-order mark."""
 
+import ctypes
 import dataclasses
 import os
 import signal
@@ -21,6 +22,7 @@ from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile
 from src.runtime.signals import Stopped, handle_signals, raise_stopped
+from src.runtime.start import use_device
 from tests.conftest import assert_same_weights, settings_for
 
 STALLED_FOR = 0.5  # seconds without an iteration, after which a signal is sent
@@ -180,6 +182,27 @@ def test_a_reading_process_that_is_killed_while_it_hands_a_batch_over_is_started
     batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
     assert [int(batch.max()) for batch in batches] == list(range(12)) and not once.exists()
     assert caplog.messages.count("a process that reads frames was killed; starting it again") == 1
+
+
+@pytest.mark.parametrize("threads", ["ours", "the user's"])
+def test_openmp_sets_its_environment_variable_before_a_thread_reads_pictures(threads, monkeypatch):
+    """Beside a getenv of libjpeg's in that thread it would end the process now and then."""
+    if "libiomp5" not in Path("/proc/self/maps").read_text():
+        pytest.skip("Paddle has another OpenMP runtime")
+    monkeypatch.setattr("src.runtime.process_env._threads_are_ours", threads == "ours")
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    child = os.fork()  # a process in which the runtime has not started
+    if child == 0:
+        status = 1
+        try:
+            name = f"__KMP_REGISTERED_LIB_{os.getpid()}".encode()
+            was_set = getenv(name) is not None
+            use_device(Config(device="cpu"))
+            status = 0 if getenv(name) is not None and not was_set else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # ---- files that are cut, or are no files

@@ -72,6 +72,17 @@ def fit_threads(multiplications: float) -> None:
         os.environ["KMP_BLOCKTIME"] = "0"
 
 
+def start_threads() -> None:
+    """Have the OpenMP runtime of Paddle's MKL start now, before other threads do, by a product of small matrices.
+
+    It sets an environment variable when it starts. Were that in the first iteration, a thread that decodes JPEGs could
+    read the environment in the same moment, which now and then ends the process (SIGSEGV in getenv).
+    """
+    import paddle
+
+    paddle.ones([2, 2]).matmul(paddle.ones([2, 2]))
+
+
 def cores_in_use() -> float:
     """How many of the usable cores other programs use at this moment; 0 where that is not known."""
     before = _ticks()

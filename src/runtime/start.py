@@ -11,7 +11,7 @@ from src.errors import UserError
 from src.flag_values import list_flags
 from src.runtime import parallel, ranks
 from src.runtime.device import set_device
-from src.runtime.process_env import fit_threads
+from src.runtime.process_env import fit_threads, start_threads
 
 # Flags that the machines of a job may be given differently.
 MACHINE_FLAGS = (
@@ -38,12 +38,13 @@ def start(config: Config) -> str:
 def use_device(config: Config) -> str:
     """Make Paddle use --device, of a job's rank the card that the launcher gave it, and return its name.
 
-    On a CPU it chooses the threads too.
+    On a CPU it chooses the threads too, and starts them.
     """
     device = set_device(parallel.own_device(config.device), config.deterministic)
     if device == "cpu":
         grid, n = config.img_width // config.patch_size, max(config.hidden_sizes)
         fit_threads(4 * config.batch_size * grid**2 * n * 4 * n * config.filter_size**2)
+        start_threads()
     return device
 
 
