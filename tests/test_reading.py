@@ -1,5 +1,6 @@
 """Reading that stalls, files that are cut or are no files, little shared memory, lists with a byte-order mark."""
 
+import codecs
 import ctypes
 import dataclasses
 import os
@@ -13,14 +14,18 @@ import numpy as np
 import paddle
 import psutil
 import pytest
+from PIL import Image
 
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
 from src.config import Config
 from src.data_provider import clips
+from src.data_provider.folder import FolderClips, read_film
+from src.data_provider.kth_action import KTHAction
+from src.data_provider.kth_sequences import read_sequences
 from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
-from src.errors import LostFile
+from src.errors import LostFile, UserError
 from src.runtime.signals import Stopped, handle_signals, raise_stopped
 from src.runtime.start import use_device
 from tests.conftest import assert_same_weights, settings_for
@@ -234,3 +239,56 @@ def test_clips_of_an_npy_are_those_of_its_array(tmp_path, order):
     assert len(dataset) == 5
     for index in range(5):
         np.testing.assert_array_equal(dataset[index][..., 0] * np.float32(255), frames[:4, index])
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("train/v.mp4", lambda root: FolderClips(root, "train", 4, 8)),
+        ("train/g.gif", lambda root: FolderClips(root, "train", 4, 8)),
+        ("boxing/person01_boxing_d1.avi", lambda root: KTHAction(root, "train", 4, 8)),
+        ("boxing/person01_boxing_d1/image_0001.jpg", lambda root: KTHAction(root, "train", 1, 8)[0]),
+        ("a.npy", lambda root: MovingMNIST([f"{root}/a.npy"], 4, 8)),
+        ("a.npz", lambda root: MovingMNIST([f"{root}/a.npz"], 4, 8)),
+        ("00sequences.txt", lambda root: read_sequences(f"{root}/00sequences.txt")),
+        ("film.mp4", lambda root: read_film(f"{root}/film.mp4", 0, 3, 3, 8, 1)),
+    ],
+)
+def test_a_named_pipe_in_place_of_a_file_is_refused_by_name(tmp_path, name, read):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: is a named pipe, expected a file; replace or remove it"):
+        read(str(tmp_path))
+
+
+def test_a_picture_that_becomes_a_named_pipe_during_a_run_is_lost(tmp_path):
+    folder = tmp_path / "train" / "film"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (8, 8), number).save(folder / f"{number}.png")
+    dataset = FolderClips(str(tmp_path), "train", 4, 8)
+    time.sleep(0.02)  # the file system's clock ticks every few milliseconds
+    (folder / "2.png").unlink()
+    os.mkfifo(folder / "2.png")
+    with pytest.raises(LostFile, match="2.png: is a named pipe"):
+        dataset[0]
+
+
+def test_links_among_own_films_are_followed_to_each_folder_once(tmp_path):
+    film, elsewhere = tmp_path / "train" / "b" / "film", tmp_path / "elsewhere"
+    for folder in (film, elsewhere):
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (8, 8), number).save(folder / f"{number}.png")
+    (film / "itself").symlink_to(".")
+    (film / "above").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "c").symlink_to("b")
+    (tmp_path / "train" / "d").symlink_to(elsewhere)
+    recordings = FolderClips(str(tmp_path), "train", 4, 8).recordings
+    assert [os.path.relpath(recording.path, tmp_path) for recording in recordings] == ["train/b/film", "train/d"]
+
+
+def test_a_byte_order_mark_before_a_list_loses_no_line(tmp_path):
+    path = tmp_path / "00sequences.txt"
+    path.write_bytes(codecs.BOM_UTF8 + b"person01_boxing_d1 frames 1-95\r\nperson02_boxing_d1 frames 3-9\r\n")
+    assert read_sequences(path) == {"person01_boxing_d1": [(1, 95)], "person02_boxing_d1": [(3, 9)]}

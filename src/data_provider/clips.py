@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from src.data_provider.videos import VideoCache, count_frames, resized
 from src.errors import LostFile, UserError
+from src.runtime.files import refuse_pipe
 from src.utils.preprocess import to_unit_range
 
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
@@ -57,6 +58,7 @@ def recording_of_video(path: str, category: str, numbers: Sequence[int] | None =
     Raises:
         UserError: it is no video, or ends before the numbers do.
     """
+    refuse_pipe(path)
     count = count_frames(path)
     last = numbers[-1] if numbers else 1
     if count < last:
@@ -191,6 +193,7 @@ def read_picture(path: str, channels: int = 1) -> np.ndarray:
     Raises:
         UserError: the file is missing, unreadable, truncated or not an 8-bit picture.
     """
+    refuse_pipe(path)
     try:
         # Pillow refuses a truncated file; OpenCV fills the rest with grey and goes on.
         with Image.open(path) as image:

@@ -27,6 +27,7 @@ from src.data_provider.clips import (
 )
 from src.data_provider.videos import frames_of, is_video, resized
 from src.errors import UserError
+from src.runtime.files import refuse_pipe
 from src.utils.preprocess import to_unit_range
 
 FRAME_NAME = re.compile(rf".*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # the last number counts
@@ -83,6 +84,8 @@ class FolderClips(ClipDataset):
 def find_recordings(folder: str) -> list[Recording]:
     """The films of a folder and of those below it, by path; hidden folders and files are left out.
 
+    Links are followed, to each folder once: one may lead back to a folder that it is in.
+
     Raises:
         UserError: there is no such folder, it cannot be read, or a video in it cannot be.
     """
@@ -93,8 +96,14 @@ def find_recordings(folder: str) -> list[Recording]:
         raise error
 
     recordings = []
+    seen = set()
     try:
         for path, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+            real = os.path.realpath(path)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             pictures = numbered_pictures(path, os.path.relpath(path, folder), FRAME_NAME)
             if pictures.frames:
@@ -147,6 +156,7 @@ def read_film(path: str, start: int, input_length: int, steps: int, img_width: i
             if number >= start
         )
     else:
+        refuse_pipe(path)
         frames = enumerate(frames_of(path, channels), start=1)
 
     kept: deque[tuple[int, np.ndarray]] = deque(maxlen=None if start else input_length)

@@ -5,10 +5,12 @@ Imports no paddle: scripts/prepare_kth.py starts at once.
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
 from src.errors import UserError
+from src.runtime.files import refuse_pipe
 
 ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")  # in the official loader's order
 PERSONS, SCENARIOS = 25, 4
@@ -47,8 +49,9 @@ def read_sequences(path: str | Path) -> dict[str, Ranges]:
     Raises:
         UserError: the file cannot be read, has no line of a recording, or a range that is none.
     """
+    refuse_pipe(path)
     try:
-        text = Path(path).read_text(encoding="latin-1")
+        text = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")  # editors on Windows add a mark
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     sequences = {}

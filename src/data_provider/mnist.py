@@ -15,6 +15,7 @@ from src.config import Config
 from src.data_provider.npz_frames import NpzFrames, open_array
 from src.errors import LostFile, UserError
 from src.flag_values import split_paths
+from src.runtime.files import refuse_pipe
 from src.utils.preprocess import to_unit_range
 
 LONGEST = 1000  # frames of a clip in an .npy; more are clips, in a file whose first two axes are the wrong way round
@@ -45,6 +46,8 @@ class MovingMNIST(paddle.io.Dataset):
         super().__init__()
         self.seq_length, self.img_width = seq_length, img_width
         self.paths = [str(path) for path in paths]
+        for path in self.paths:
+            refuse_pipe(path)
         self.files = [_read_npy(path) if path.endswith(".npy") else _read_npz(path) for path in self.paths]
         for path, file in zip(self.paths, self.files):
             self._check(path, file)

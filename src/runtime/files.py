@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is no file."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
+
+from src.errors import UserError
 
 PARTIAL = ".partial"
 
@@ -28,6 +31,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
+
+
+def refuse_pipe(path: str | os.PathLike[str]) -> None:
+    """To be called before a file is opened that is to be read: of a named pipe that would wait for good.
+
+    Raises:
+        UserError: it is neither a file nor a folder. What is not there is left to the one who opens it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise UserError(f"{path}: is {kind}, expected a file; replace or remove it")
 
 
 def free_name(path: str | os.PathLike[str], mark: str) -> str:
