@@ -4,6 +4,7 @@ import codecs
 import ctypes
 import dataclasses
 import os
+import resource
 import signal
 import threading
 import time
@@ -187,6 +188,31 @@ def test_a_reading_process_that_is_killed_while_it_hands_a_batch_over_is_started
     batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
     assert [int(batch.max()) for batch in batches] == list(range(12)) and not once.exists()
     assert caplog.messages.count("a process that reads frames was killed; starting it again") == 1
+
+
+@pytest.mark.parametrize("more", [1, 10])  # for none of the reading processes, for one of them
+def test_a_limit_on_open_files_that_is_too_low_for_reading_processes_is_named(more):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    batches = test_batches(Config(num_workers=8, batch_size=1), Numbered())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, before[1]))
+    try:
+        with pytest.raises(UserError, match="--num_workers 8: .* started .Too many open files.; .*ulimit -n"):
+            next(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not psutil.Process().children()
+
+
+def test_a_picture_for_which_too_many_files_are_open_is_not_to_be_removed(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    clips.read_picture(str(tmp_path / "a.png"))  # loads Pillow's plugins
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(UserError, match="a.png: cannot be read .Too many open files.; raise ulimit -n"):
+            clips.read_picture(str(tmp_path / "a.png"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("threads", ["ours", "the user's"])

@@ -207,8 +207,10 @@ def read_picture(path: str, channels: int = 1) -> np.ndarray:
     # Pillow's decoders raise any of these on damaged bytes.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        kind = LostFile if getattr(error, "errno", None) in DEVICE_ERRORS else UserError
-        raise kind(f"{path}: cannot be read ({reason}); make the file again or remove it") from None
+        number = getattr(error, "errno", None)
+        kind = LostFile if number in DEVICE_ERRORS else UserError
+        advice = "raise ulimit -n" if number in (errno.EMFILE, errno.ENFILE) else "make the file again or remove it"
+        raise kind(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
 def _changed_since(moment: float, path: str) -> bool:

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -245,7 +246,7 @@ class _Reader:
             use_shared_memory=False,
         )
         on_death = signal.getsignal(signal.SIGCHLD)
-        self.iterator = iter(loader)
+        self.iterator = _start(loader)
         if signal.getsignal(signal.SIGCHLD) is not on_death:
             # Paddle's handler would raise in the middle of a training step; without it the reader tells, between two.
             signal.signal(signal.SIGCHLD, on_death)
@@ -287,6 +288,22 @@ class _Reader:
             worker.join(SECONDS_TO_END)  # some disks hold even a killed one
         if thread and not self.workers:
             thread.join(SECONDS_TO_END)
+
+
+def _start(loader: paddle.io.DataLoader) -> Iterator:
+    others = multiprocessing.active_children()
+    try:
+        return iter(loader)
+    except OSError as error:
+        for worker in multiprocessing.active_children():
+            if worker not in others:
+                worker.kill()  # at the exit Python would wait for it
+                worker.join(SECONDS_TO_END)
+        raise UserError(
+            f"--num_workers {loader.num_workers}: the processes that read frames cannot be started ({error.strerror}); "
+            "give a smaller number, 0 to read in the main process, or raise the system's limit (ulimit -n for open "
+            "files, ulimit -u for processes)"
+        ) from None
 
 
 def _put_next(iterator: Iterator, batch: Future) -> None:
