@@ -9,6 +9,7 @@ whenever the process is killed, what stands under a checkpoint's name is whole. 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import logging
 import math
@@ -31,13 +32,13 @@ from safetensors.numpy import save as to_bytes
 from src.checkpoints.state_file import DamagedCheckpoint, one_line, read_state, reason_of, write_state
 from src.config import LATER_FLAGS, STATE_FILE, Config, check_same_network
 from src.errors import UserError, WriteError
-from src.runtime.files import flush_directory, free_name, write_flushed
+from src.runtime.files import PARTIAL, flush_directory, free_name, write_flushed
 from src.utils.weight_average import WeightAverage
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+FILES = {MODEL_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE, STATE_FILE + PARTIAL}
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
-PARTIAL = ".partial"  # on its way to a name, or from it to nothing
 EARLIER = "earlier"  # of another test set
 PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is taken
 NAMES_SHOWN = 4
@@ -69,6 +70,25 @@ def ours(save_dir: str) -> list[int]:
     """Those that hold a file of a checkpoint of this program, whole or not, oldest first."""
     files = {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
     return [number for number in numbered(save_dir) if files & set(_names(os.path.join(save_dir, str(number))))]
+
+
+def foreign_files(directory: str) -> list[str]:
+    """What a folder holds beside files of a checkpoint: where that is anything, the folder is a user's."""
+    return sorted(
+        name for name in _names(directory) if name not in FILES or os.path.isdir(os.path.join(directory, name))
+    )
+
+
+def is_removable(directory: str) -> bool:
+    """Whether a folder is a checkpoint of this program with nothing else in it; any other is never removed.
+
+    What marks it is a state.json with the flags and checksums that this program writes.
+    """
+    try:
+        state = {} if foreign_files(directory) else read_state(directory, directory)
+    except UserError:
+        return False
+    return {"iteration", "config", "sha256"} <= state.keys()
 
 
 def save_checkpoint(
@@ -131,6 +151,8 @@ def save_best(
             move_aside(path, EARLIER)  # the best of other tests
         elif present is not None and is_better(present, record["best"]):
             return None
+        if os.path.lexists(path) and not is_removable(path):
+            move_aside(path, EARLIER)  # a user's files are in it
         partial = _write_partial(path, config, iteration, model, optimizer, record, average)
         # Two renames, as no system call in reach swaps folders; restore_best mends what a kill leaves between them.
         if os.path.lexists(path):
@@ -160,22 +182,25 @@ def _psnr(figures: Mapping[str, Any]) -> float:
 
 
 def restore_best(save_dir: str) -> None:
-    """Bring the best checkpoint back to its name where a kill came while its place was taken."""
+    """Bring the best checkpoint back to its name where a kill came while its place was taken.
+
+    Where the place is taken, the one before gets a name of its own: it may as well be a user's copy.
+    """
     path = os.path.join(save_dir, BEST)
     if os.path.isdir(path + PREVIOUS):
-        if os.path.isdir(path):
-            shutil.rmtree(path + PREVIOUS, ignore_errors=True)
-        else:
-            os.rename(path + PREVIOUS, path)
+        os.rename(path + PREVIOUS, free_name(path, EARLIER) if os.path.isdir(path) else path)
 
 
 def remove_old(config: Config) -> None:
-    """Remove all but the newest --keep_checkpoints checkpoints; the best is another folder and stays."""
+    """Remove all but the newest --keep_checkpoints checkpoints; the best is another folder and stays.
+
+    Checkpoints of other programs, and those that hold a user's files too, stay and do not count.
+    """
     if not config.keep_checkpoints:
         return
     try:
-        for iteration in checkpoints(config.save_dir)[: -config.keep_checkpoints]:
-            path = os.path.join(config.save_dir, str(iteration))
+        paths = [os.path.join(config.save_dir, str(iteration)) for iteration in checkpoints(config.save_dir)]
+        for path in [path for path in paths if is_removable(path)][: -config.keep_checkpoints]:
             if os.path.islink(path):  # kept elsewhere by the user: only the link goes
                 os.remove(path)
                 continue
@@ -185,12 +210,34 @@ def remove_old(config: Config) -> None:
         logger.warning("old checkpoints cannot be removed (%s)", error)
 
 
+def partial_folders(save_dir: str) -> list[str]:
+    """What has the name of a checkpoint that is being written or removed."""
+    names = [name for name in _names(save_dir) if name.endswith(PARTIAL)]
+    stems = [name.removesuffix(PARTIAL) for name in sorted(names)]
+    return [os.path.join(save_dir, stem + PARTIAL) for stem in stems if ITERATION.fullmatch(stem) or stem == BEST]
+
+
+def check_not_foreign(save_dir: str) -> None:
+    """Look for folders of a user where checkpoints are written and replaced.
+
+    Raises:
+        UserError: one of them.
+    """
+    best = os.path.join(save_dir, BEST)
+    taken = [best] if os.path.isdir(best) and STATE_FILE not in _names(best) else []
+    for path in [*partial_folders(save_dir), best + PREVIOUS, *taken]:
+        if foreign_files(path):
+            raise UserError(f"--save_dir {save_dir}: {_holds(path)}; move it away, or give another --save_dir")
+
+
+def _holds(directory: str) -> str:
+    return f"{directory} holds {', '.join(foreign_files(directory)[:NAMES_SHOWN])}, which is not of a checkpoint"
+
+
 def remove_partial(save_dir: str, but: str = "") -> None:
     """Remove what a killed process left of checkpoints that it wrote or removed, ``but`` the one a user has named."""
-    for name in _names(save_dir):
-        stem = name[: -len(PARTIAL)]
-        path = os.path.join(save_dir, name)
-        if name.endswith(PARTIAL) and (ITERATION.fullmatch(stem) or stem == BEST) and path != os.path.normpath(but):
+    for path in partial_folders(save_dir):
+        if path != os.path.normpath(but) and not foreign_files(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -334,6 +381,8 @@ def _write_partial(
         "versions": {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
+    if foreign_files(partial):
+        raise FileExistsError(errno.EEXIST, _holds(partial))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(partial)

@@ -12,7 +12,9 @@ from paddle import nn
 
 from src.checkpoints.checkpoint import (
     BEST,
+    PREVIOUS,
     Checkpoint,
+    check_not_foreign,
     checkpoints,
     is_better,
     numbered,
@@ -47,18 +49,19 @@ def open_folder(config: Config) -> tuple[Checkpoint | None, bool]:
     """
     if not config.resume:  # before the log is opened
         _refuse_to_overwrite(config)
+    check_not_foreign(config.save_dir)
     log_to(config.save_dir)
-    restore_best(config.save_dir)
     checkpoint = find_checkpoint(config) if config.resume else None
     if checkpoint is None:
         _refuse_to_overwrite(config)
+    restore_best(config.save_dir)  # nothing is renamed or removed before the run may begin
     remove_partial(config.save_dir, checkpoint.path if checkpoint else "")
     return checkpoint, checkpoint is not None and is_own(config, checkpoint)
 
 
 def _refuse_to_overwrite(config: Config) -> None:
     present = numbered(config.save_dir)
-    if present or os.path.isdir(os.path.join(config.save_dir, BEST)):
+    if present or any(os.path.isdir(os.path.join(config.save_dir, name)) for name in (BEST, BEST + PREVIOUS)):
         newest = present[-1] if present else BEST
         ours = checkpoints(config.save_dir)
         advice = "give --resume to go on with it, or another --save_dir to start a new one"
