@@ -26,12 +26,13 @@ from src.flag_values import list_flags
 from src.models.model_factory import build_model
 from src.reports.forecast_report import (
     ForecastMetrics,
-    remove_pictures,
+    open_test_folder,
     report_film,
     report_test,
     write_film,
     write_pictures,
 )
+from src.reports.own_folder import FILM, TEST, check_own
 from src.reports.training_report import TrainingReport
 from src.runtime import parallel, ranks
 from src.runtime.device import check_precision
@@ -41,6 +42,8 @@ from src.runtime.start import check_same_data, name_of_place, start, use_device
 from src.step import predict
 
 logger = logging.getLogger("e3d_lstm")
+
+TEST_FOLDER = "test_result"  # under gen_frm_dir
 
 Batch = tuple[np.ndarray, np.ndarray]  # frames [B, T, H, W, C], predictions [B, T-input_length, H, W, C]
 
@@ -53,6 +56,7 @@ def test(config: Config) -> None:
     """
     log_to(None)
     device = start(config)
+    parallel.on_rank_0(lambda: check_own(os.path.join(config.gen_frm_dir, TEST_FOLDER), TEST))
     check_precision(config.precision)
     # The weights first: a checkpoint that is damaged may have left the size of the frames to the flags' defaults.
     model = build_model(config)
@@ -62,7 +66,7 @@ def test(config: Config) -> None:
     check_same_data(config, valid_data_paths=dataset)
     logger.info("testing %s on %s: %d clips", config.pretrained_model, name_of_place(device), len(dataset))
     details = frames_in_training(config, state)
-    evaluate(config, model, dataset, "test_result", state.get("iteration"), details=details)
+    evaluate(config, model, dataset, TEST_FOLDER, state.get("iteration"), details=details)
     parallel.leave()
 
 
@@ -119,18 +123,16 @@ def evaluate(
         UserError: a clip that cannot be read (LostFile where it could be at the start), predictions that are not
             finite (Diverged in a training), and, when testing, a file that cannot be written.
     """
-    directory = os.path.join(config.gen_frm_dir, name)
     metrics, given, actions = ForecastMetrics(), config.input_length, actions_of(dataset)
-    if ranks.is_first():
-        with warn_if_unwritable(config.is_training):
-            remove_pictures(directory)
+    directory = open_test_folder(config, os.path.join(config.gen_frm_dir, name)) if ranks.is_first() else None
 
     def add(start: int, frames: np.ndarray, pred: np.ndarray) -> None:
         metrics.add(frames[:, :given], frames[:, given:], pred, actions[start : start + len(frames)])
 
     def draw(number: int, frames: np.ndarray, pred: np.ndarray) -> None:
-        with warn_if_unwritable(config.is_training):
-            write_pictures(os.path.join(directory, str(number)), frames[:given], frames[given:], pred)
+        if directory is not None:
+            with warn_if_unwritable(config.is_training):
+                write_pictures(os.path.join(directory, str(number)), frames[:given], frames[given:], pred)
         if report is not None:
             report.forecast(iteration, number, frames[given:], pred)
 
@@ -205,6 +207,7 @@ def predict_video(config: Config) -> None:
     if not ranks.is_first():  # one film, one process
         return
     log_to(None)
+    directory = _forecast_folder(config)
     device = use_device(config)
     check_precision(config.precision)
     steps = config.total_length - config.input_length
@@ -222,9 +225,6 @@ def predict_video(config: Config) -> None:
     if not np.isfinite(pred).all():
         raise UserError(f"--pretrained_model {config.pretrained_model}: its predictions are not finite; give another")
 
-    directory = os.path.join(config.gen_frm_dir, film_name(config.predict_video))
-    if os.path.isdir(directory) and os.path.realpath(directory) == os.path.realpath(config.predict_video):
-        raise UserError(f"--gen_frm_dir {config.gen_frm_dir}: the forecast would go among the film's own frames")
     write_film(directory, film.given, film.truth, pred)
     last_given = film.first_number + config.input_length - 1
     logger.info(
@@ -239,3 +239,20 @@ def predict_video(config: Config) -> None:
             "first_frame": film.first_number, **details, **metrics.summary(config),
         }  # fmt: skip
         report_film(config, directory, result)
+
+
+def _forecast_folder(config: Config) -> str:
+    """Where the forecast of --predict_video goes: to no folder of another's, and not beside or into the film itself.
+
+    Raises:
+        UserError: it would.
+    """
+    directory = os.path.join(config.gen_frm_dir, film_name(config.predict_video))
+    film, place = os.path.realpath(config.predict_video), os.path.realpath(directory)
+    if os.path.commonpath([film, place]) in (film, place):  # one holds the other
+        raise UserError(
+            f"--gen_frm_dir {config.gen_frm_dir}: the forecast would go among the film's own frames "
+            f"({directory}); give another --gen_frm_dir"
+        )
+    check_own(directory, FILM)
+    return directory

@@ -5,14 +5,21 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import runp
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, remove_old, save_best, save_checkpoint
 from src.checkpoints.run import open_folder
+from src.data_provider.datasets_factory import build_dataset
 from src.errors import UserError, WriteError
+from src.evaluator import evaluate
 from src.models.model_factory import build_model
+from src.reports.forecast_report import open_test_folder, remove_clips, remove_pictures, write_pictures
+from src.reports.own_folder import FILM, MARK, TEST, kind_of, take_folder
 from tests.conftest import settings_for, sgd
+from tests.helpers import write_video
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,10 @@ def three_checkpoints(kth_sample, tmp_path_factory):
     config = settings_for(
         kth_sample, tmp_path_factory.mktemp("run"), snapshot_interval=1, test_interval=3, test_max_clips=2
     )
-    trainer.train(config)
+    with pytest.MonkeyPatch.context() as context:
+        for name in ("forecast_report.draw_per_frame", "training_report.draw_curves"):  # they take matplotlib seconds
+            context.setattr(f"src.reports.{name}", lambda *arguments: None)
+        trainer.train(config)
     return config
 
 
@@ -45,9 +55,10 @@ def put(folder, *names):
 
 
 def content_of(folder):
+    """What is in a folder, but for the log."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*")
+        for path in Path(folder).rglob("*") if path.name != "train.log"
     }
 
 
@@ -109,3 +120,123 @@ def test_files_that_a_user_puts_in_the_way_of_a_checkpoint_during_a_run_stay(run
     save_best(run, 4, model, sgd(model), {"best": {"iteration": 4, "clips": 2, "psnr": 1000.0}})
     assert (folder / "best.earlier-1" / "notes.txt").read_text() == "mine"
     assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+
+
+# ---- tests and forecasts
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A film of nine frames."""
+    path = tmp_path_factory.mktemp("film") / "cars.avi"
+    write_video(path, 9)
+    return path
+
+
+def forecast(film, run, out):
+    weights = os.path.join(run.save_dir, "3")
+    return runp.main(["--predict_video", str(film), "--pretrained_model", weights, "--gen_frm_dir", str(out)])
+
+
+def refused(capfd, *parts):
+    """Whether standard error is one line with all of the parts."""
+    error = capfd.readouterr().err
+    return error.count("\n") == 1 and all(part in error for part in parts)
+
+
+def test_a_forecast_goes_to_no_folder_of_a_user_also_through_a_link(three_checkpoints, film, tmp_path, capfd):
+    out = tmp_path / "out"
+    put(tmp_path / "elsewhere", "gt01.png", "metrics.json")
+    put(out / "a", "cars/gt01.png", "cars/metrics.json", "cars/notes.txt")
+    (out / "b").mkdir()
+    (out / "b" / "cars").symlink_to(tmp_path / "elsewhere")
+    before = content_of(tmp_path)
+    for folder in (out / "a", out / "b"):
+        capfd.readouterr()
+        assert forecast(film, three_checkpoints, folder) == 2
+        assert refused(capfd, f"--gen_frm_dir {folder}: ", f"{folder}/cars, which holds gt01.png", "move that away")
+    assert content_of(tmp_path) == before
+
+
+def test_a_forecast_does_not_take_the_place_of_its_own_film(three_checkpoints, film, tmp_path, capfd):
+    out = tmp_path / "out"
+    (out / "forecast").mkdir(parents=True)
+    own = Path(shutil.copy(film, out / "forecast" / "forecast.mp4"))
+    take_folder(str(tmp_path / "marked" / "forecast"), FILM)
+    marked = Path(shutil.copy(film, tmp_path / "marked" / "forecast" / "forecast.mp4"))
+    for path in (own, marked):
+        capfd.readouterr()
+        assert forecast(path, three_checkpoints, path.parent.parent) == 2
+        assert refused(capfd, "--gen_frm_dir", "among the film's own frames")
+        assert path.read_bytes() == film.read_bytes() and len(list(path.parent.glob("*.*"))) == 1 + (path == marked)
+
+
+@pytest.mark.parametrize("name", ["test_result", "3"])
+def test_a_film_named_as_a_test_leaves_that_test_alone(run, film, tmp_path, name, capfd):
+    results = Path(run.gen_frm_dir)
+    if name == "test_result":
+        (results / "3").rename(results / name)
+    before = content_of(results)
+    assert "metrics.json" in os.listdir(results / name) and "1/pd04.png" in content_of(results / name)
+    capfd.readouterr()
+    assert forecast(shutil.copy(film, tmp_path / f"{name}.avi"), run, results) == 2
+    assert refused(capfd, f"{name}, which holds a test; move that away") and content_of(results) == before
+
+
+def test_a_folder_of_results_of_an_earlier_version_is_written_again(run, film, tmp_path, capfd):
+    results = Path(run.gen_frm_dir)
+    assert forecast(film, run, results) == 0
+    for folder, kind in (("3", TEST), ("cars", FILM)):  # those versions left no mark, ...
+        (results / folder / MARK).unlink()
+        assert kind_of(str(results / folder)) == kind
+    assert not (results / "cars" / "metrics.json").exists()  # ... nor figures of a film whose end is given
+    assert open_test_folder(run, str(results / "3")) and not (results / "3" / "1").exists()
+    assert forecast(film, run, results) == 0
+
+
+def test_a_test_removes_no_pictures_and_no_folder_of_a_user(run, capfd):
+    testing = dataclasses.replace(run, is_training=False)
+    for name in ("2", "test_result"):
+        folder = put(Path(run.gen_frm_dir) / name, "1/gt01.png", "1/gt02.png")
+        (folder / "77").mkdir()
+        before = content_of(folder)
+        with pytest.raises(WriteError, match=f"a test would go to .*/{name}, which holds 1, 77, which this program"):
+            open_test_folder(testing, str(folder))
+        remove_clips(str(folder))
+        assert open_test_folder(run, str(folder)) is None and content_of(folder) == before
+    weights = ["--pretrained_model", f"{run.save_dir}/3", "--valid_data_paths", run.valid_data_paths]
+    capfd.readouterr()
+    assert runp.main(["--is_training", "False", *weights, "--gen_frm_dir", run.gen_frm_dir]) == 2
+    assert refused(capfd, "test_result, which holds 1, 77") and content_of(folder) == before
+
+
+def test_an_empty_folder_and_a_linked_one_among_those_of_a_test_stay(run, tmp_path):
+    folder = Path(run.gen_frm_dir) / "3"
+    (folder / "77").mkdir()
+    (folder / "2").symlink_to(put(tmp_path / "elsewhere", "gt01.png"))
+    remove_pictures(str(folder))
+    assert (folder / "77").is_dir() and not (folder / "1").exists()
+    frames = np.zeros([3, 16, 16, 1])
+    with pytest.raises(WriteError, match="3/2: is a link"):
+        write_pictures(str(folder / "2"), frames, frames, frames)
+    assert content_of(tmp_path / "elsewhere") == {"gt01.png": b"mine"}
+
+
+def test_a_training_is_refused_where_a_test_of_it_would_go_to_a_folder_of_a_user(run):
+    longer = dataclasses.replace(run, test_interval=2, max_iterations=8)
+    put(run.gen_frm_dir, "2/mine.txt", "5/mine.txt", "10/mine.txt")  # of no test that is to come
+    take_folder(os.path.join(run.gen_frm_dir, "8"), FILM)
+    put(run.gen_frm_dir, "8/gt01.png")
+    with pytest.raises(UserError, match="gen_frm_dir/8, which holds the forecast of a film; move that away"):
+        open_folder(longer)
+    shutil.rmtree(os.path.join(run.gen_frm_dir, "8"))
+    open_folder(longer)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_folder_put_in_the_way_of_a_test_during_a_training_costs_that_test_s_files_alone(run, caplog, monkeypatch):
+    put(run.gen_frm_dir, "9/mine.txt")
+    monkeypatch.setattr(trainer.logger, "propagate", True)
+    metrics = evaluate(run, build_model(run), build_dataset(run, "test"), "9", 9)
+    assert metrics["sequences"] and content_of(Path(run.gen_frm_dir) / "9") == {"mine.txt": b"mine"}
+    assert "9, which holds mine.txt" in caplog.text and "the training goes on" in caplog.text

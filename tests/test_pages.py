@@ -25,6 +25,7 @@ from src.reports import compare_page, report_page
 from src.reports.compare_page import short_names
 from src.reports.figures import best_of
 from src.reports.forecast_report import write_pictures
+from src.reports.own_folder import TEST, take_folder
 from src.reports.pictures import ERROR_COLOURS
 from src.reports.saved_clips import read_clip
 from src.reports.web_page import Line, chart
@@ -326,9 +327,9 @@ def test_a_test_of_a_training_writes_its_page_and_one_that_cannot_be_written_is_
 ):
     config = settings_for(kth_sample, tmp_path)
     folder = tmp_path / "results" / "7"
+    take_folder(str(folder), TEST)
     (folder / "report.html" / "in the way").mkdir(parents=True)
     monkeypatch.setattr("src.reports.forecast_report.remove_pictures", lambda directory: None)
-    monkeypatch.setattr(evaluator, "remove_pictures", lambda directory: None)
     monkeypatch.setattr(trainer.logger, "propagate", True)
     evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     assert "report.html: cannot be written" in caplog.text

@@ -18,6 +18,7 @@ from src.errors import WriteError
 from src.models.model_factory import build_model
 from src.reports import pictures
 from src.reports.forecast_report import write_pictures
+from src.reports.own_folder import TEST, take_folder
 from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
 from src.reports.training_files import METRICS
 from src.reports.training_report import TrainingReport
@@ -303,7 +304,8 @@ def test_figures_are_drawn_over_the_predicted_frames_with_gaps_where_there_is_no
 def test_a_test_leaves_a_sheet_and_an_animation_of_each_saved_sequence_and_curves(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, batch_size=2, num_save_samples=2)
     folder = tmp_path / "results" / "7"
-    (folder / "9").mkdir(parents=True)
+    take_folder(str(folder), TEST)
+    (folder / "9").mkdir()
     for name in ("sheet.png", "forecast.gif", "other.gif"):
         (folder / "9" / name).write_bytes(b"old")
     evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
@@ -325,7 +327,7 @@ def test_without_matplotlib_a_test_gives_its_figures_and_says_what_is_missing(
     monkeypatch.setattr(trainer.logger, "propagate", True)
     config = settings_for(kth_sample, tmp_path, is_training=False, pretrained_model="any")
     folder = tmp_path / "results" / "7"
-    folder.mkdir(parents=True)
+    take_folder(str(folder), TEST)
     (folder / "per_frame.png").write_bytes(b"of an earlier test")
     metrics = evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     assert json.loads((folder / "metrics.json").read_text()) == metrics
@@ -374,6 +376,8 @@ def test_a_training_keeps_the_pictures_of_its_newest_tests_and_of_the_best(kth_s
         test_max_clips=2, batch_size=1, num_save_samples=2,
     )  # fmt: skip
     results = tmp_path / "results"
+    for test in ("1", "3"):  # of an earlier run; the user has put files there
+        take_folder(str(results / test), TEST)
     for foreign in ("1/mine.txt", "1/1/mine.png", "3/notes/gt01.png", "99/1/gt01.png", "film/gt01.png"):
         (results / foreign).parent.mkdir(parents=True, exist_ok=True)
         (results / foreign).write_bytes(b"mine")

@@ -57,7 +57,7 @@ def test_the_last_frames_of_a_film_are_gone_on_with(checkpoint, tmp_path, kind, 
     names = {path.name for path in out.iterdir()}
     assert names == {
         "gt01.png", "gt02.png", "gt03.png", "pd04.png", "pd05.png", "pd06.png", "sheet.png", "forecast.gif",
-        "forecast.mp4",
+        "forecast.mp4", ".e3d_lstm",
     }  # fmt: skip
     for number, grey in ((1, 56), (2, 64), (3, 72)):
         picture = cv2.imread(str(out / f"gt{number:02d}.png"), cv2.IMREAD_UNCHANGED)

@@ -29,6 +29,7 @@ from src.checkpoints.checkpoint import (
 from src.checkpoints.resume import check_clips, find_checkpoint, is_own
 from src.config import Config
 from src.errors import Diverged, UserError
+from src.reports.own_folder import check_test_folders
 from src.runtime import ranks
 from src.runtime.log import log_to, warn_if_unwritable
 from src.utils.loss_scale import LossScale
@@ -45,15 +46,17 @@ def open_folder(config: Config) -> tuple[Checkpoint | None, bool]:
         the checkpoint that --resume continues from, None where the run is new; and whether it lies in save_dir.
 
     Raises:
-        UserError: save_dir holds another run, another process trains there, or no checkpoint can be continued.
+        UserError: save_dir holds another run, another process trains there, no checkpoint can be continued, or a
+            user's files are where checkpoints or tests are to go.
     """
     if not config.resume:  # before the log is opened
         _refuse_to_overwrite(config)
-    check_not_foreign(config.save_dir)
     log_to(config.save_dir)
     checkpoint = find_checkpoint(config) if config.resume else None
     if checkpoint is None:
         _refuse_to_overwrite(config)
+    check_not_foreign(config.save_dir)
+    check_test_folders(config, checkpoint.state["iteration"] if checkpoint else 0)
     restore_best(config.save_dir)  # nothing is renamed or removed before the run may begin
     remove_partial(config.save_dir, checkpoint.path if checkpoint else "")
     return checkpoint, checkpoint is not None and is_own(config, checkpoint)

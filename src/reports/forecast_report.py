@@ -14,6 +14,7 @@ import numpy as np
 from src.config import Config
 from src.errors import WriteError
 from src.reports.figures import METRICS_FILE
+from src.reports.own_folder import FILM, TEST, kind_of, take_folder
 from src.reports.pictures import (
     ANIMATION_FILE,
     FRAMES_PER_SECOND,
@@ -179,18 +180,29 @@ def _cell(value: float | None, places: int) -> str:
     return next((text for p in range(places, 0, -1) if len(text := f"{value:.{p}f}") <= CELL_WIDTH), f"{value:.0f}")
 
 
-def report_test(config: Config, directory: str, metrics: dict[str, Any]) -> None:
-    """Write metrics.json, per_frame.png and report.html of a test to its folder, and log the table.
+def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) -> None:
+    """Log the table of a test, and write metrics.json, per_frame.png and report.html to its folder.
+
+    Args:
+        config: settings of the run.
+        directory: as from :func:`open_test_folder`; None where there is none to write to.
+        metrics: what metrics.json is to hold.
 
     Raises:
         WriteError: when testing; in a training what cannot be written is a warning.
     """
     iteration = metrics["iteration"]
-    with warn_if_unwritable(config.is_training):
-        write_metrics(directory, metrics)
+    if directory is not None:
+        with warn_if_unwritable(config.is_training):
+            write_metrics(directory, metrics)
     logger.info(
-        "test of %d clips%s; %s\n%s\nfigures: %s%s",
+        "test of %d clips%s; %s\n%s",
         metrics["sequences"], "" if iteration is None else f" after {iteration} iterations", COLUMNS, table(metrics),
+    )  # fmt: skip
+    if directory is None:
+        return
+    logger.info(
+        "figures: %s%s",
         os.path.join(directory, METRICS_FILE), f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
     )  # fmt: skip
     _draw_per_frame(config, directory, metrics)
@@ -237,6 +249,22 @@ def _write(path: str, content: str) -> str:
     return path
 
 
+def open_test_folder(config: Config, directory: str) -> str | None:
+    """Take the folder of a test, without the pictures of an earlier one.
+
+    Returns:
+        the folder; in a training None where it cannot be taken, which is a warning.
+
+    Raises:
+        WriteError: when testing, where it is another's or cannot be written.
+    """
+    with warn_if_unwritable(config.is_training):
+        take_folder(directory, TEST)
+        remove_pictures(directory)
+        return directory
+    return None
+
+
 def remove_pictures(directory: str) -> None:
     """Remove the pictures of an earlier test: per_frame.png, report.html, and those of its batches.
 
@@ -250,13 +278,15 @@ def remove_pictures(directory: str) -> None:
 
 
 def remove_clips(directory: str) -> None:
-    """Remove the pictures of a test's batches, and their folders where nothing else is in them."""
+    """Remove the pictures of a test's batches, and their folders where nothing else is in them.
+
+    Nothing goes of a folder that is not of a test of this program.
+    """
     try:
-        for batch in os.listdir(directory) if os.path.isdir(directory) else []:
+        for batch in os.listdir(directory) if kind_of(directory) == TEST else []:
             folder = os.path.join(directory, batch)
-            if batch.isdecimal() and os.path.isdir(folder):
-                _remove_files(folder, PICTURE_NAME)
-                if not os.listdir(folder):
+            if batch.isdecimal() and os.path.isdir(folder) and not os.path.islink(folder):
+                if _remove_files(folder, PICTURE_NAME) and not os.listdir(folder):
                     os.rmdir(folder)
     except OSError as error:
         raise _unwritable(directory, error) from None
@@ -271,10 +301,12 @@ def remove_forecast(directory: str) -> None:
         raise _unwritable(directory, error) from None
 
 
-def _remove_files(folder: str, names: re.Pattern[str]) -> None:
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if names.fullmatch(name):
-            os.remove(os.path.join(folder, name))
+def _remove_files(folder: str, names: re.Pattern[str]) -> int:
+    """Remove the files of a folder that have such names, and return how many there were."""
+    found = [name for name in (os.listdir(folder) if os.path.isdir(folder) else []) if names.fullmatch(name)]
+    for name in found:
+        os.remove(os.path.join(folder, name))
+    return len(found)
 
 
 def write_pictures(directory: str, given: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> None:
@@ -286,6 +318,8 @@ def write_pictures(directory: str, given: np.ndarray, truth: np.ndarray, pred: n
         truth: the frames after them, of one clip ``[at most N, H, W, C]``; of a film that ends, fewer or none.
         pred: the predicted ones, ``[N, H, W, C]``, clipped to [0, 1].
     """
+    if os.path.islink(directory):  # of a test only the folder of a batch can be: its pictures are elsewhere, a user's
+        raise WriteError(f"{directory}: is a link; move it away, or give another --gen_frm_dir")
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
@@ -302,7 +336,11 @@ def write_film(directory: str, given: np.ndarray, truth: np.ndarray, pred: np.nd
 
     Args:
         directory, given, truth, pred: as of :func:`write_pictures`.
+
+    Raises:
+        WriteError: the folder is not of a film's forecast, or cannot be written.
     """
+    take_folder(directory, FILM)
     remove_forecast(directory)
     write_pictures(directory, given, truth, pred)
     write_mp4(os.path.join(directory, VIDEO_FILE), animation(given, truth, pred), FRAMES_PER_SECOND)

@@ -1,0 +1,94 @@
+"""Which folders of results are the program's own: it writes, replaces and removes in these alone.
+
+A folder that the program makes holds a small file, MARK, with what is in it: ``test``, ``film``, or the save_dir of the
+run whose curves --log_dir holds. Folders of earlier versions have none; they are known by what a test or a forecast
+leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from src.config import Config
+from src.errors import UserError, WriteError
+from src.reports.figures import METRICS_FILE, read_metrics
+from src.reports.pictures import ANIMATION_FILE, SHEET_FILE, VIDEO_FILE
+from src.runtime.files import write_whole
+
+MARK = ".e3d_lstm"
+TEST, FILM = "test", "film"
+WHAT = {TEST: "a test", FILM: "the forecast of a film"}
+NAMES_SHOWN = 4
+
+
+def kind_of(directory: str) -> str:
+    """What a folder of this program holds; empty where it is another's, or none at all."""
+    try:
+        with open(os.path.join(directory, MARK), encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        pass
+    names = set(os.listdir(directory)) if os.path.isdir(directory) else set()
+    if {SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, "gt01.png"} <= names:
+        return FILM
+    try:
+        metrics = read_metrics(os.path.join(directory, METRICS_FILE))
+    except UserError:
+        return ""
+    return TEST if "sequences" in metrics else FILM
+
+
+def check_own(directory: str, kind: str) -> None:
+    """Check that results may go to a folder: it is empty, or of this program and of the same kind.
+
+    Args:
+        directory: under --gen_frm_dir; there may be none.
+        kind: TEST or FILM.
+
+    Raises:
+        WriteError: the folder is another's, or holds the other kind.
+    """
+    try:
+        # Hidden files are never touched, and may be a file browser's.
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        found = kind_of(directory) if names else ""
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteError(f"{directory}: cannot be written ({error.strerror}); give another --gen_frm_dir") from None
+    if not names or found == kind:
+        return
+    what = ", ".join(names[:NAMES_SHOWN])
+    holds = f"{WHAT[found]}" if found in WHAT else f"{what}, which this program did not write"
+    raise WriteError(
+        f"--gen_frm_dir {os.path.dirname(directory)}: {WHAT[kind]} would go to {directory}, which holds {holds}; "
+        "move that away, or give another --gen_frm_dir"
+    )
+
+
+def take_folder(directory: str, kind: str) -> None:
+    """Make a folder for results, and mark it.
+
+    Raises:
+        WriteError: as from :func:`check_own`, or it cannot be written.
+    """
+    check_own(directory, kind)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        write_whole(os.path.join(directory, MARK), f"{kind}\n")
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}); make room, or give another --gen_frm_dir"
+        raise WriteError(f"{directory}: {reason}") from None
+
+
+def check_test_folders(config: Config, finished: int) -> None:
+    """Check the folders that are there already for the tests of a training that has ``finished`` iterations.
+
+    Raises:
+        WriteError: as from :func:`check_own`.
+    """
+    names = os.listdir(config.gen_frm_dir) if os.path.isdir(config.gen_frm_dir) else []
+    for iteration in sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)):
+        if iteration % config.test_interval == 0 and finished <= iteration <= config.max_iterations:
+            check_own(os.path.join(config.gen_frm_dir, str(iteration)), TEST)
