@@ -342,11 +342,33 @@ class Config:
             )
 
     def _check_folders(self) -> None:
+        if not self.predict_video:
+            self._check_outside_data("gen_frm_dir")
         if self.is_training and not self.predict_video:
+            self._check_outside_data("save_dir")
+            if os.path.realpath(self.save_dir) == os.path.realpath(self.gen_frm_dir):
+                raise UserError(
+                    f"--save_dir {self.save_dir} and --gen_frm_dir {self.gen_frm_dir} are the same folder, where "
+                    "checkpoints and tests would have the same names; give two"
+                )
             _check_writable("save_dir", self.save_dir)
             if self.log_dir:
                 _check_writable("log_dir", self.log_dir)
         _check_writable("gen_frm_dir", self.gen_frm_dir)
+
+    def _check_outside_data(self, flag: str) -> None:
+        """Pictures and films of a forecast must not become films of the data set."""
+        place = os.path.realpath(getattr(self, flag))
+        for data in ("train_data_paths", "valid_data_paths"):
+            for root in split_paths(getattr(self, data)):
+                for name in DATASETS[self.dataset_name].reads:
+                    folder = os.path.join(root, name) if name else root
+                    films = os.path.realpath(folder)
+                    if os.path.commonpath([films, place]) == films:
+                        raise UserError(
+                            f"--{flag} {getattr(self, flag)}: is in {folder}, which --{data} {root} reads; "
+                            "give a folder outside it"
+                        )
 
     def _check_data_paths(self, flag: str) -> None:
         value = getattr(self, flag)

@@ -12,7 +12,7 @@ import runp
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, remove_old, save_best, save_checkpoint
 from src.checkpoints.run import open_folder
-from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.datasets_factory import DATASETS, DataSet, build_dataset
 from src.errors import UserError, WriteError
 from src.evaluator import evaluate
 from src.models.model_factory import build_model
@@ -240,3 +240,69 @@ def test_a_folder_put_in_the_way_of_a_test_during_a_training_costs_that_test_s_f
     metrics = evaluate(run, build_model(run), build_dataset(run, "test"), "9", 9)
     assert metrics["sequences"] and content_of(Path(run.gen_frm_dir) / "9") == {"mine.txt": b"mine"}
     assert "9, which holds mine.txt" in caplog.text and "the training goes on" in caplog.text
+
+
+# ---- folders that would meet
+
+
+def check(root, tmp_path, **flags):
+    config = settings_for(root, tmp_path, **flags)
+    config.check_run()
+
+
+def test_checkpoints_and_tests_in_one_folder_are_refused_also_through_a_link(kth_sample, tmp_path):
+    (tmp_path / "ck").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "ck")
+    for same in (tmp_path / "ck", f"{tmp_path}/none/../ck/", tmp_path / "link"):
+        with pytest.raises(UserError, match="--save_dir .*ck and --gen_frm_dir .* are the same folder.*; give two"):
+            check(kth_sample, tmp_path, gen_frm_dir=same)
+    check(kth_sample, tmp_path, gen_frm_dir=tmp_path / "ck" / "results")
+    check(kth_sample, tmp_path, save_dir=tmp_path / "results" / "ck")
+    weights = {"is_training": False, "pretrained_model": tmp_path}  # writes no checkpoint
+    check(kth_sample, tmp_path, gen_frm_dir=tmp_path / "ck", **weights)
+
+
+def test_nothing_is_written_among_the_films_that_a_data_set_reads(tmp_path, monkeypatch):
+    films = tmp_path / "films"
+    for mode in ("train", "test"):
+        (films / mode).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(films / "train")
+    folder = {"dataset_name": "folder"}
+    for flag, place in (
+        ("save_dir", films / "train"), ("gen_frm_dir", films / "test" / "a"), ("gen_frm_dir", tmp_path / "link" / "x"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"--{flag} .*: is in .*films/t.*_data_paths .*films reads; give a folder"):
+            check(films, tmp_path, **{flag: place}, **folder)
+        assert sorted(os.listdir(films / "train") + os.listdir(films / "test")) == []
+    with pytest.raises(UserError, match="--gen_frm_dir"):
+        check(films, tmp_path, gen_frm_dir=films / "test", is_training=False, pretrained_model=tmp_path, **folder)
+    check(films, tmp_path, save_dir=films / "checkpoints", gen_frm_dir=films / "results", **folder)
+    check(films, tmp_path, gen_frm_dir=films / "testing", **folder)
+    monkeypatch.chdir(films)
+    check(".", tmp_path, gen_frm_dir="results", **folder)
+    with pytest.raises(UserError, match="--gen_frm_dir train/results: "):
+        check(".", tmp_path, gen_frm_dir="train/results", **folder)
+
+
+def test_results_may_lie_beside_files_of_clips_and_in_the_root_of_kth(kth_sample, tmp_path):
+    for name in ("train.npz", "test.npy"):
+        (tmp_path / name).touch()
+    files = {"dataset_name": "mnist", "train_data_paths": tmp_path / "train.npz"}
+    check(tmp_path / "test.npy", tmp_path, gen_frm_dir=tmp_path / "results", **files)
+    check(tmp_path, tmp_path, gen_frm_dir=tmp_path / "results")
+
+
+def test_a_data_set_of_one_s_own_is_taken_to_read_its_whole_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "own", DataSet("own:Own", "own"))
+    (tmp_path / "data").mkdir()
+    for place in (tmp_path / "data", tmp_path / "data" / "results"):
+        with pytest.raises(UserError, match="--gen_frm_dir .*is in .*data, which --train_data_paths"):
+            check(tmp_path / "data", tmp_path, dataset_name="own", gen_frm_dir=place)
+
+
+def test_a_forecast_does_not_go_into_the_folder_of_its_film(three_checkpoints, tmp_path, capfd):
+    put(tmp_path / "cars", "1.png", "2.png", "3.png")
+    for out in (tmp_path, tmp_path / "cars", tmp_path / "cars" / "out"):
+        capfd.readouterr()
+        assert forecast(tmp_path / "cars", three_checkpoints, out) == 2
+        assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")

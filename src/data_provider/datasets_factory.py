@@ -23,12 +23,14 @@ class DataSet(NamedTuple):
     path: str  # "module:Class"; Class.from_config(config, paths, mode) opens it, see docs/extend.md
     help: str  # for --help, a few words
     channels: tuple[int, ...] = (1,)  # that --img_channel may have: 1 is grey, 3 is colour
+    # Folders below a root whose every picture and video is read, so that no results may go there; "" is the root.
+    reads: tuple[str, ...] = ("",)
 
 
 DATASETS = {
-    "action": DataSet("src.data_provider.kth_action:KTHAction", "KTH, frames or videos"),
-    "mnist": DataSet("src.data_provider.mnist:MovingMNIST", "Moving MNIST, .npz or .npy"),
-    "folder": DataSet("src.data_provider.folder:FolderClips", "your own films", channels=(1, 3)),
+    "action": DataSet("src.data_provider.kth_action:KTHAction", "KTH, frames or videos", reads=()),
+    "mnist": DataSet("src.data_provider.mnist:MovingMNIST", "Moving MNIST, .npz or .npy", reads=()),
+    "folder": DataSet("src.data_provider.folder:FolderClips", "your own films", (1, 3), reads=("train", "test")),
 }
 
 
