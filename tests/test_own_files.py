@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,9 @@ from src.evaluator import evaluate
 from src.models.model_factory import build_model
 from src.reports.forecast_report import open_test_folder, remove_clips, remove_pictures, write_pictures
 from src.reports.own_folder import FILM, MARK, TEST, kind_of, take_folder
+from src.runtime.log import log_to
 from tests.conftest import settings_for, sgd
-from tests.helpers import write_video
+from tests.helpers import ROOT, write_video
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +310,55 @@ def test_a_forecast_does_not_go_into_the_folder_of_its_film(three_checkpoints, t
         capfd.readouterr()
         assert forecast(tmp_path / "cars", three_checkpoints, out) == 2
         assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")
+
+
+# ---- two runs
+
+
+HOLD = """
+import os, sys, time
+from src.runtime.log import log_to
+log_to(sys.argv[1])
+print("locked", flush=True)
+if os.fork() == 0:
+    print("forked", flush=True)
+    time.sleep(600)
+sys.stdin.read()
+"""
+
+
+def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
+    """Once the first has ended the next one starts, even if a process that the first has forked is still there."""
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert first.stdout.readline() == "locked\n" and first.stdout.readline() == "forked\n"
+        for delete in (False, True):
+            if delete:
+                (tmp_path / "train.log").unlink()
+            with pytest.raises(UserError, match="--save_dir .*another process is training there"):
+                log_to(str(tmp_path))
+        first.kill()
+        first.wait()
+        log_to(str(tmp_path))
+        log_to(str(tmp_path))  # the same process may come again
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        log_to(None)
+
+
+def test_two_runs_do_not_share_a_log_dir(run, tmp_path):
+    curves = str(tmp_path / "vdl")
+    first = dataclasses.replace(run, log_dir=curves)
+    (tmp_path / "second").mkdir()
+    second = dataclasses.replace(first, save_dir=str(tmp_path / "second"), resume="")
+    open_folder(first)
+    with pytest.raises(UserError, match="--log_dir .*vdl: holds the curves of the run in .*save_dir; give another"):
+        open_folder(second)
+    open_folder(first)
+    shutil.rmtree(run.save_dir)  # that run is no more
+    open_folder(second)
+    open_folder(dataclasses.replace(second, log_dir=""))

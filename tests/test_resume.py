@@ -364,7 +364,7 @@ def test_a_run_leaves_its_flags_figures_and_curves(kth_sample, tmp_path):
     trainer.train(dataclasses.replace(config, resume="newest", max_iterations=6))
     from visualdl import LogReader
 
-    (name,) = os.listdir(tmp_path / "vdl")
+    (name,) = (name for name in os.listdir(tmp_path / "vdl") if not name.startswith("."))
     reader = LogReader(file_path=str(tmp_path / "vdl" / name))
     tags = reader.get_tags()
     assert set(tags["scalar"]) == {

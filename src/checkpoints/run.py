@@ -29,7 +29,7 @@ from src.checkpoints.checkpoint import (
 from src.checkpoints.resume import check_clips, find_checkpoint, is_own
 from src.config import Config
 from src.errors import Diverged, UserError
-from src.reports.own_folder import check_test_folders
+from src.reports.own_folder import check_test_folders, take_log_dir
 from src.runtime import ranks
 from src.runtime.log import log_to, warn_if_unwritable
 from src.utils.loss_scale import LossScale
@@ -46,8 +46,8 @@ def open_folder(config: Config) -> tuple[Checkpoint | None, bool]:
         the checkpoint that --resume continues from, None where the run is new; and whether it lies in save_dir.
 
     Raises:
-        UserError: save_dir holds another run, another process trains there, no checkpoint can be continued, or a
-            user's files are where checkpoints or tests are to go.
+        UserError: save_dir holds another run, another process trains there, no checkpoint can be continued, a
+            user's files are where checkpoints or tests are to go, or --log_dir is another run's.
     """
     if not config.resume:  # before the log is opened
         _refuse_to_overwrite(config)
@@ -57,6 +57,8 @@ def open_folder(config: Config) -> tuple[Checkpoint | None, bool]:
         _refuse_to_overwrite(config)
     check_not_foreign(config.save_dir)
     check_test_folders(config, checkpoint.state["iteration"] if checkpoint else 0)
+    if config.log_dir:
+        take_log_dir(config)
     restore_best(config.save_dir)  # nothing is renamed or removed before the run may begin
     remove_partial(config.save_dir, checkpoint.path if checkpoint else "")
     return checkpoint, checkpoint is not None and is_own(config, checkpoint)

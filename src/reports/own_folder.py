@@ -1,8 +1,8 @@
 """Which folders of results are the program's own: it writes, replaces and removes in these alone.
 
-A folder that the program makes holds a small file, MARK, with what is in it: ``test``, ``film``, or the save_dir of the
-run whose curves --log_dir holds. Folders of earlier versions have none; they are known by what a test or a forecast
-leaves.
+A folder that the program makes holds a small file, MARK, with what is in it: ``test`` or ``film``. Folders of earlier
+versions have none; they are known by what a test or a forecast leaves. --log_dir has such a file too, LOG_MARK, with
+the save_dir of the run whose curves are there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from src.reports.figures import METRICS_FILE, read_metrics
 from src.reports.pictures import ANIMATION_FILE, SHEET_FILE, VIDEO_FILE
 from src.runtime.files import write_whole
 
-MARK = ".e3d_lstm"
+MARK, LOG_MARK = ".e3d_lstm", ".e3d_lstm_run"
 TEST, FILM = "test", "film"
 WHAT = {TEST: "a test", FILM: "the forecast of a film"}
 NAMES_SHOWN = 4
@@ -92,3 +92,24 @@ def check_test_folders(config: Config, finished: int) -> None:
     for iteration in sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)):
         if iteration % config.test_interval == 0 and finished <= iteration <= config.max_iterations:
             check_own(os.path.join(config.gen_frm_dir, str(iteration)), TEST)
+
+
+def take_log_dir(config: Config) -> None:
+    """Mark --log_dir as that of the run in save_dir: of a folder that two runs share VisualDL shows the curves of one.
+
+    Raises:
+        UserError: it is that of another run, whose save_dir is still there.
+    """
+    mark, own = os.path.join(config.log_dir, LOG_MARK), os.path.realpath(config.save_dir)
+    try:
+        os.makedirs(config.log_dir, exist_ok=True)
+        if os.path.exists(mark):
+            with open(mark, encoding="utf-8", errors="surrogateescape") as file:
+                other = file.read().strip()
+            if other != own and os.path.isdir(other):
+                raise UserError(
+                    f"--log_dir {config.log_dir}: holds the curves of the run in {other}; give another folder"
+                )
+        write_whole(mark, os.fsencode(f"{own}\n"))
+    except OSError as error:
+        raise UserError(f"--log_dir {config.log_dir}: {mark} cannot be written ({error.strerror})") from None

@@ -20,7 +20,7 @@ logger = logging.getLogger("e3d_lstm")
 
 
 def log_to(save_dir: str | None) -> None:
-    """Log to the terminal and, in a training, to train.log of save_dir, which stays locked: a save_dir has one run.
+    """Log to the terminal and, in a training, to train.log of save_dir, which is locked with it: one run each.
 
     Of a job's ranks the first does so; the others print warnings alone, which the launcher keeps in workerlog.N.
 
@@ -65,23 +65,48 @@ class _Terminal(logging.Handler):
 class _LogFile(logging.FileHandler):
     """train.log. A line that cannot be written is lost: no reason to end a training either."""
 
+    folder: int | None = None  # descriptor of save_dir
+
     def __init__(self, save_dir: str) -> None:
         path = os.path.join(save_dir, LOG_FILE)
         try:
+            self.folder = os.open(save_dir, os.O_RDONLY)
             super().__init__(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
+            self.leave_folder()
             raise UserError(f"--save_dir {save_dir}: {path} cannot be written ({error.strerror})") from None
-        try:
-            # lockf, not flock: a lock that the processes which read frames do not inherit ends with this process.
-            fcntl.lockf(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UserError(
-                f"--save_dir {save_dir}: another process is training there; wait for it, or give another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        # The file's lock holds between machines too, the folder's where a user deletes train.log during a run.
+        for lock, target in ((fcntl.lockf, self.stream), (fcntl.flock, self.folder)):
+            try:
+                lock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.close()
+                raise UserError(
+                    f"--save_dir {save_dir}: another process is training there; wait for it, or give another folder"
+                ) from None
+            except OSError:  # a file system without such locks
+                pass
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def close(self) -> None:
+        self.leave_folder()
+        super().close()
+
+    def leave_folder(self) -> None:
+        """Close this process's descriptor of the folder; its lock ends when the last process has done so."""
+        if self.folder is not None:
+            os.close(self.folder)
+            self.folder = None
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+
+def _leave_folder() -> None:
+    """The processes that read frames inherit flock's lock (not lockf's), which is to end with the run itself."""
+    for handler in logger.handlers:
+        if isinstance(handler, _LogFile):
+            handler.leave_folder()
+
+
+os.register_at_fork(after_in_child=_leave_folder)
