@@ -39,7 +39,7 @@ MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetenso
 FILES = {MODEL_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE, STATE_FILE + PARTIAL}
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
-EARLIER = "earlier"  # of another test set
+EARLIER = "earlier"  # of another test set, or kept as it holds a user's files
 PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is taken
 NAMES_SHOWN = 4
 
@@ -151,9 +151,9 @@ def save_best(
             move_aside(path, EARLIER)  # the best of other tests
         elif present is not None and is_better(present, record["best"]):
             return None
+        partial = _write_partial(path, config, iteration, model, optimizer, record, average)
         if os.path.lexists(path) and not is_removable(path):
             move_aside(path, EARLIER)  # a user's files are in it
-        partial = _write_partial(path, config, iteration, model, optimizer, record, average)
         # Two renames, as no system call in reach swaps folders; restore_best mends what a kill leaves between them.
         if os.path.lexists(path):
             os.rename(path, path + PREVIOUS)

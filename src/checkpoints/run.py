@@ -59,7 +59,8 @@ def open_folder(config: Config) -> tuple[Checkpoint | None, bool]:
     check_test_folders(config, checkpoint.state["iteration"] if checkpoint else 0)
     if config.log_dir:
         take_log_dir(config)
-    restore_best(config.save_dir)  # nothing is renamed or removed before the run may begin
+    # After the last refusal: a folder of a run that may not begin stays as it is.
+    restore_best(config.save_dir)
     remove_partial(config.save_dir, checkpoint.path if checkpoint else "")
     return checkpoint, checkpoint is not None and is_own(config, checkpoint)
 

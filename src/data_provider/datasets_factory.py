@@ -30,7 +30,9 @@ class DataSet(NamedTuple):
 DATASETS = {
     "action": DataSet("src.data_provider.kth_action:KTHAction", "KTH, frames or videos", reads=()),
     "mnist": DataSet("src.data_provider.mnist:MovingMNIST", "Moving MNIST, .npz or .npy", reads=()),
-    "folder": DataSet("src.data_provider.folder:FolderClips", "your own films", (1, 3), reads=("train", "test")),
+    "folder": DataSet(
+        "src.data_provider.folder:FolderClips", "your own films", channels=(1, 3), reads=("train", "test")
+    ),
 }
 
 

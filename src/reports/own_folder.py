@@ -60,7 +60,7 @@ def check_own(directory: str, kind: str) -> None:
     if not names or found == kind:
         return
     what = ", ".join(names[:NAMES_SHOWN])
-    holds = f"{WHAT[found]}" if found in WHAT else f"{what}, which this program did not write"
+    holds = WHAT[found] if found in WHAT else f"{what}, which this program did not write"
     raise WriteError(
         f"--gen_frm_dir {os.path.dirname(directory)}: {WHAT[kind]} would go to {directory}, which holds {holds}; "
         "move that away, or give another --gen_frm_dir"
@@ -86,9 +86,12 @@ def check_test_folders(config: Config, finished: int) -> None:
     """Check the folders that are there already for the tests of a training that has ``finished`` iterations.
 
     Raises:
-        WriteError: as from :func:`check_own`.
+        UserError: as from :func:`check_own`, or the folder that they are in cannot be read.
     """
-    names = os.listdir(config.gen_frm_dir) if os.path.isdir(config.gen_frm_dir) else []
+    try:
+        names = os.listdir(config.gen_frm_dir) if os.path.isdir(config.gen_frm_dir) else []
+    except OSError as error:
+        raise UserError(f"--gen_frm_dir {config.gen_frm_dir}: cannot be read ({error.strerror})") from None
     for iteration in sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)):
         if iteration % config.test_interval == 0 and finished <= iteration <= config.max_iterations:
             check_own(os.path.join(config.gen_frm_dir, str(iteration)), TEST)

@@ -20,7 +20,7 @@ logger = logging.getLogger("e3d_lstm")
 
 
 def log_to(save_dir: str | None) -> None:
-    """Log to the terminal and, in a training, to train.log of save_dir, which is locked with it: one run each.
+    """Log to the terminal and, in a training, to train.log of save_dir. Both are locked: a save_dir has one run.
 
     Of a job's ranks the first does so; the others print warnings alone, which the launcher keeps in workerlog.N.
 
