@@ -8,7 +8,7 @@ numbered as in the video. With --sequences, the list that comes with KTH, only t
 written; gaps between them end clips.
 
 A recording is written under another name and renamed when it is whole, so the script can be stopped, or killed, and run
-again: recordings that are there are kept.
+again: recordings that are there are kept. While it runs it locks --out: a second one there is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import uuid
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,10 +43,12 @@ from src.data_provider.kth_sequences import (  # noqa: E402
 )
 from src.data_provider.videos import frames_of, is_video  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.runtime.files import PARTIAL, lock, write_whole  # noqa: E402
 from src.runtime.process_env import usable_cores  # noqa: E402
 from src.runtime.signals import die_with_parent  # noqa: E402
 
 SETTINGS_FILE = "prepared.json"  # in --out: what its recordings were made with
+LOCK_FILE = ".prepared.lock"  # in --out: stays there, locked by the run that prepares it
 NAMES_SHOWN = 3
 
 
@@ -114,8 +117,8 @@ def write_recording(video: Video, folder: Path, ranges: Ranges | None, quality: 
         UserError: the video has no frame that can be read, or ends before the ranges do.
         OSError: a frame cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    # A name of its own: on a file system without locks another run may be writing the same recording.
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     partial.mkdir(parents=True)
     try:
         written = number = 0
@@ -128,7 +131,8 @@ def write_recording(video: Video, folder: Path, ranges: Ranges | None, quality: 
         expected = max((last for _, last in ranges), default=0) if ranges else 1
         if number < expected:
             raise UserError(f"{video}: only {number} frames can be read, expected {expected}")
-        partial.rename(folder)
+        if not folder.exists():
+            partial.rename(folder)
         return written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -144,7 +148,14 @@ def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, proce
     """Prepare every video and print a report; return a line for each one that could not be."""
     ranges = read_sequences(sequences) if sequences else None
     found = find_videos(videos)
-    _check_settings(out, quality, ranges)
+    with _locked(out):
+        _check_settings(out, quality, ranges)
+        return _prepare(found, out, ranges, quality, processes)
+
+
+def _prepare(
+    found: list[Video], out: Path, ranges: dict[str, Ranges] | None, quality: int, processes: int
+) -> list[str]:
     frames, done, kept, problems = 0, 0, 0, []
     with ProcessPoolExecutor(processes, initializer=_start_process, initargs=(os.getpid(),)) as pool:
         running = {}
@@ -153,7 +164,7 @@ def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, proce
             if folder.exists():
                 kept += 1
             elif ranges is not None and not ranges.get(video.name):
-                problems.append(f"{video}: {video.name} has no frame ranges in {sequences}; skipped")
+                problems.append(f"{video}: {video.name} has no frame ranges in --sequences; skipped")
             else:
                 own = ranges[video.name] if ranges else None
                 running[pool.submit(write_recording, video, folder, own, quality)] = video
@@ -184,27 +195,48 @@ def _missing(found: set[str]) -> str:
     return f"not among the videos: {len(missing)} of KTH's {len(everything)} ({names}); {known}"
 
 
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Have --out for this run alone, and remove what one that was killed left half written.
+
+    Raises:
+        UserError: another run prepares it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK_FILE, "a", encoding="utf-8") as file:
+        try:
+            is_alone = lock(file)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {out}: another prepare_kth.py is writing there; wait for it, or give another folder"
+            ) from None
+        for partial in out.glob(f"*/.*{PARTIAL}") if is_alone else ():
+            shutil.rmtree(partial, ignore_errors=True)
+        yield
+
+
 def _check_settings(out: Path, quality: int, ranges: dict[str, Ranges] | None) -> None:
     """Note in --out what its recordings are made with, or refuse to add ones that are made otherwise.
 
     Raises:
-        UserError: --out was begun with another --quality or --sequences.
+        UserError: --out was begun with another --quality or --sequences, or its note is damaged.
     """
     listed = hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest() if ranges else "whole videos"
     wanted = {"quality": quality, "sequences": listed}
     path = out / SETTINGS_FILE
-    out.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = None
-        if before != wanted:
-            differs = [key for key in wanted if not isinstance(before, dict) or before.get(key) != wanted[key]]
-            flags = " and ".join(f"--{flag}" for flag in differs)
-            raise UserError(f"--out {out}: was begun with another {flags}; give the same, or another --out")
-    else:
-        path.write_text(json.dumps(wanted), encoding="utf-8")
+    if not path.exists():
+        write_whole(path, json.dumps(wanted))
+        return
+    try:
+        before = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"{path}: does not say what {out} was begun with; remove that folder, or give another --out")
+    differs = [key for key in wanted if before.get(key) != wanted[key]]
+    if differs:
+        flags = " and ".join(f"--{flag}" for flag in differs)
+        raise UserError(f"--out {out}: was begun with another {flags}; give the same, or another --out")
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts import prepare_kth
 from src import trainer
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import FolderClips
@@ -21,6 +22,7 @@ from src.data_provider.kth_sequences import all_recordings, frame_numbers, read_
 from src.data_provider.loader import test_batches
 from src.data_provider.videos import VideoCache, count_frames, frames_of
 from src.errors import LostFile, UserError
+from src.runtime.files import lock
 from tests.conftest import settings_for
 from tests.helpers import ROOT, script, write_video
 
@@ -144,6 +146,53 @@ def test_a_full_disk_ends_the_preparation_with_one_line_and_nothing_half_written
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "make room" in result.stderr, result.stderr
     assert not any((tmp_path / "kth" / "boxing").iterdir())
+
+
+def test_a_full_disk_at_the_start_of_a_preparation_blames_no_flag_later(tmp_path):
+    write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=3)
+    command = [sys.executable, ROOT / "scripts" / "prepare_kth.py", "--videos", tmp_path, "--out", tmp_path / "kth"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))  # noqa: E731
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert full.returncode == 2 and full.stderr.count("\n") == 1 and "make room" in full.stderr, full.stderr
+    result = prepare("--videos", tmp_path, "--out", tmp_path / "kth", "--quality", 80)
+    assert result.returncode == 0 and "1 videos made 3 frames" in result.stdout, result.stderr
+    (tmp_path / "kth" / "prepared.json").write_text("")  # as after a power cut
+    result = prepare("--videos", tmp_path, "--out", tmp_path / "kth", "--quality", 80)
+    assert result.returncode == 2 and "prepared.json: does not say what" in result.stderr
+
+
+def test_a_second_preparation_into_one_folder_is_refused_while_the_first_runs(tmp_path):
+    write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=3)
+    half_written = tmp_path / "kth" / "boxing" / ".person01_boxing_d1_uncomp.0123.partial"
+    half_written.mkdir(parents=True)
+    arguments = "--videos", tmp_path, "--out", tmp_path / "kth"
+    with open(tmp_path / "kth" / prepare_kth.LOCK_FILE, "a") as first:
+        assert lock(first)
+        result = prepare(*arguments)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert f"--out {tmp_path / 'kth'}: another prepare_kth.py is writing there" in result.stderr
+        assert half_written.exists()
+    result = prepare(*arguments)
+    assert result.returncode == 0 and "1 videos made 3 frames" in result.stdout, result.stderr
+    assert not half_written.exists()
+
+
+def test_two_preparations_of_a_recording_where_locks_do_not_exist_leave_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "person01_boxing_d1_uncomp.avi"
+    write_video(path, frames=6)
+    video = prepare_kth.Video("person01_boxing_d1", "boxing", path, "")
+    folder = tmp_path / "kth" / "boxing" / "person01_boxing_d1_uncomp"
+
+    def meanwhile_the_other(path):
+        for number, picture in enumerate(frames_of(path), start=1):
+            yield picture
+            if number == 3:
+                monkeypatch.setattr(prepare_kth, "frames_of", frames_of)
+                prepare_kth.write_recording(video, folder, [(1, 6)], 95)
+
+    monkeypatch.setattr(prepare_kth, "frames_of", meanwhile_the_other)
+    prepare_kth.write_recording(video, folder, [(1, 6)], 95)
+    assert len(list(folder.iterdir())) == 6 and list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from src.errors import UserError
 
@@ -65,6 +67,25 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """
     with replacing(path) as partial, open(partial, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def lock(file: IO | int, kind: Callable[[IO | int, int], object] = fcntl.lockf) -> bool:
+    """Lock a file that is open for writing until it is closed or this process ends; False where locks do not exist.
+
+    Args:
+        file: or its descriptor; with ``fcntl.flock`` also that of a folder.
+        kind: the children of this process do not inherit the lock of ``fcntl.lockf``, but they do flock's.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        kind(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return False
+    return True
 
 
 def write_flushed(path: str, content: bytes) -> None:

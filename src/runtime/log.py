@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from src.errors import UserError, WriteError
 from src.runtime import ranks
+from src.runtime.files import lock
 
 LOG_FILE = "train.log"
 
@@ -75,17 +76,15 @@ class _LogFile(logging.FileHandler):
         except OSError as error:
             self.leave_folder()
             raise UserError(f"--save_dir {save_dir}: {path} cannot be written ({error.strerror})") from None
-        # The file's lock holds between machines too, the folder's where a user deletes train.log during a run.
-        for lock, target in ((fcntl.lockf, self.stream), (fcntl.flock, self.folder)):
-            try:
-                lock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.close()
-                raise UserError(
-                    f"--save_dir {save_dir}: another process is training there; wait for it, or give another folder"
-                ) from None
-            except OSError:  # a file system without such locks
-                pass
+        try:
+            # The file's lock holds between machines too, the folder's where a user deletes train.log during a run.
+            lock(self.stream)
+            lock(self.folder, fcntl.flock)
+        except BlockingIOError:
+            self.close()
+            raise UserError(
+                f"--save_dir {save_dir}: another process is training there; wait for it, or give another folder"
+            ) from None
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     def close(self) -> None:
