@@ -25,6 +25,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ from src.runtime.signals import die_with_parent  # noqa: E402
 
 SETTINGS_FILE = "prepared.json"  # in --out: what its recordings were made with
 LOCK_FILE = ".prepared.lock"  # in --out: stays there, locked by the run that prepares it
+BLOCK = 2**20  # bytes taken out of a zip file at a time
 NAMES_SHOWN = 3
 
 
@@ -64,34 +66,73 @@ class Video(NamedTuple):
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
 
-def find_videos(folder: Path) -> list[Video]:
-    """Videos in the folder, below it and in its zip files whose names are KTH's, by name; the first of each name."""
+def find_videos(folder: Path) -> tuple[list[Video], list[str]]:
+    """Videos in the folder, below it and in its zip files whose names are KTH's, by name; the first of each name.
+
+    Returns:
+        the videos, and a line for each zip file that cannot be opened.
+
+    Raises:
+        UserError: there is no video.
+    """
     if not folder.is_dir():
         raise UserError(f"--videos {folder}: there is no such folder; give the one with the .avi or .zip files")
     found: dict[str, Video] = {}
+    problems: list[str] = []
     archives = 0
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() == ".zip" and path.is_file():
             archives += 1
-            members = _members(path)
+            try:
+                members = _members(path)
+            except UserError as error:
+                members = []
+                problems.append(str(error))
         else:
             members = [""] if is_video(path.name) and path.is_file() else []
         for member in members:
             recording = recording_of(Path(member or path).stem)
             if recording:
                 found.setdefault(recording[0], Video(*recording, path, member))
+    if not found and problems:
+        raise UserError(problems[0])
     if not found:
         looked = f"no video named personNN_<action>_dD_uncomp.avi in it or in its {archives} zip files"
         raise UserError(f"--videos {folder}: {looked}; check the folder (frames in archives: scripts/find_kth.py)")
-    return sorted(found.values())
+    return sorted(found.values()), problems
 
 
 def _members(path: Path) -> list[str]:
+    """The names of the videos in a zip file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name for name in archive.namelist() if is_video(name))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"--videos {path}: no whole zip file ({error}); download it again or remove it") from None
+    except Exception as error:  # zipfile raises many kinds on damaged bytes
+        raise UserError(
+            f"--videos {path}: no whole zip file ({_reason(error)}); download it again, or unpack it and remove it"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unpacked(video: Video) -> Iterator[bytes]:
+    """The bytes of a video in a zip file, in blocks.
+
+    Raises:
+        UserError: it is damaged, encrypted or packed in a way that Python does not read.
+    """
+    try:
+        with zipfile.ZipFile(video.path) as archive, archive.open(video.member) as source:
+            while block := source.read(BLOCK):
+                yield block
+    except Exception as error:  # zipfile and what it decompresses with raise many kinds
+        raise UserError(f"{video}: cannot be taken out of the zip file ({_reason(error)})") from None
 
 
 @contextlib.contextmanager
@@ -101,11 +142,8 @@ def _as_file(video: Video, folder: Path) -> Iterator[str]:
         yield str(video.path)
         return
     with tempfile.NamedTemporaryFile(dir=folder, suffix=Path(video.member).suffix) as file:
-        try:
-            with zipfile.ZipFile(video.path) as archive, archive.open(video.member) as source:
-                shutil.copyfileobj(source, file)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{video}: damaged in the zip file ({error}); download it again") from None
+        for block in _unpacked(video):
+            file.write(block)
         file.flush()
         yield file.name
 
@@ -147,10 +185,10 @@ def _start_process(parent: int) -> None:
 def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, processes: int) -> list[str]:
     """Prepare every video and print a report; return a line for each one that could not be."""
     ranges = read_sequences(sequences) if sequences else None
-    found = find_videos(videos)
+    found, problems = find_videos(videos)
     with _locked(out):
         _check_settings(out, quality, ranges)
-        return _prepare(found, out, ranges, quality, processes)
+        return sorted(problems + _prepare(found, out, ranges, quality, processes))
 
 
 def _prepare(
@@ -175,6 +213,10 @@ def _prepare(
                     done += 1
                 except UserError as error:
                     problems.append(f"{error}; skipped, replace it and run again")
+        except BrokenProcessPool:
+            raise UserError(
+                f"--processes {processes}: one was killed (out of memory?); run again with fewer, finished videos stay"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the ones that are being written are finished
             raise
@@ -182,7 +224,7 @@ def _prepare(
         f"{done} videos made {frames} frames under {out}; {kept} kept as they were; {len(problems)} skipped\n"
         + _missing({video.name for video in found})
     )
-    return sorted(problems)
+    return problems
 
 
 def _missing(found: set[str]) -> str:
@@ -252,6 +294,7 @@ def main() -> int:
     parser.add_argument(
         "--processes", type=int, default=usable_cores(), help="videos at a time (default: one for each core)"
     )
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be Unicode
     try:
         arguments = parser.parse_args()
         if not 1 <= arguments.quality <= 100:
@@ -270,7 +313,7 @@ def main() -> int:
         print("prepare_kth.py: stopped; finished videos stay, run again for the rest", file=sys.stderr)
         return 130
     for problem in problems:
-        print(f"prepare_kth.py: {problem}", file=sys.stderr)
+        print(f"prepare_kth.py: {' '.join(problem.split())}", file=sys.stderr)  # names in a zip file hold anything
     return 2 if problems else 0
 
 

@@ -92,6 +92,70 @@ def test_zip_files_are_read_as_they_are_downloaded(tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "no whole zip file" in result.stderr
 
 
+def zip_with(path, method, spoil):
+    """A zip file of two videos, the first one spoilt: its bytes are changed from the local or the central header on."""
+    write_video(path.parent.parent / "whole.avi", frames=5)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for person in (1, 2):
+            archive.write(path.parent.parent / "whole.avi", f"person{person:02d}_boxing_d1_uncomp.avi")
+    content = bytearray(path.read_bytes())
+    spoil(content, content.index(b"PK\x01\x02"))
+    path.write_bytes(content)
+
+
+def flip(content, central):
+    content[100:108] = bytes(byte ^ 255 for byte in content[100:108])
+
+
+def encrypt(content, central):
+    content[6] |= 1
+    content[central + 8] |= 1
+
+
+def method(number):
+    def spoil(content, central):
+        content[8] = content[central + 10] = number
+
+    return spoil
+
+
+def halve(content, central):
+    size = int.from_bytes(content[central + 20 : central + 24], "little") // 2
+    content[18:22] = content[central + 20 : central + 24] = size.to_bytes(4, "little")
+
+
+def no_unicode(content, central):
+    content[7] |= 8  # the names are UTF-8
+    content[central + 9] |= 8
+    content[30] = content[central + 46] = 0xFF
+
+
+SPOILT = [
+    (zipfile.ZIP_STORED, flip), (zipfile.ZIP_DEFLATED, flip), (zipfile.ZIP_BZIP2, flip), (zipfile.ZIP_LZMA, flip),
+    (zipfile.ZIP_DEFLATED, encrypt), (zipfile.ZIP_DEFLATED, method(9)), (zipfile.ZIP_DEFLATED, method(99)),
+    (zipfile.ZIP_BZIP2, halve), (zipfile.ZIP_LZMA, halve),
+]  # fmt: skip
+
+
+def test_a_damaged_video_in_a_zip_file_is_named_and_the_others_are_made(tmp_path):
+    """Each zip file has one that is whole; all that is wrong with the others is met in one run."""
+    for number, (packed, spoil) in enumerate(SPOILT):
+        folder = tmp_path / f"zips{number}"
+        folder.mkdir()
+        zip_with(folder / "boxing.zip", packed, spoil)
+        (video, whole), problems = prepare_kth.find_videos(folder)
+        assert not problems
+        with pytest.raises(UserError, match="boxing.zip/person01.*: cannot be taken out of the zip file"):
+            prepare_kth.write_recording(video, tmp_path / "kth" / str(number), None, 95)
+        assert prepare_kth.write_recording(whole, tmp_path / "kth" / str(number), None, 95) == 5
+    (tmp_path / "zips4" / "other").mkdir()
+    zip_with(tmp_path / "zips4" / "other" / "names.zip", zipfile.ZIP_STORED, no_unicode)
+    result = prepare("--videos", tmp_path / "zips4", "--out", tmp_path / "all")
+    assert result.returncode == 2 and "1 videos made 5 frames" in result.stdout
+    assert result.stderr.count("prepare_kth.py:") == len(result.stderr.splitlines()) == 2
+    assert "encrypted" in result.stderr and "names.zip: no whole zip file ('utf-8' codec" in result.stderr
+
+
 def test_a_damaged_video_is_named_and_the_others_are_made(tmp_path):
     write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=5)
     (tmp_path / "person02_boxing_d1_uncomp.avi").write_bytes(b"RIFF no video")
