@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from src.config import OneLineParser  # noqa: E402
+from src.data_provider.videos import opencv_path  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.reports.pictures import ANIMATION_FILE, FRAMES_PER_SECOND, SHEET_FILE, write_gif  # noqa: E402
 
@@ -32,7 +33,10 @@ def read_sheet(folder: Path) -> np.ndarray:
     Raises:
         UserError: there is none.
     """
-    sheet = cv2.imread(str(folder / SHEET_FILE)) if (folder / SHEET_FILE).is_file() else None
+    sheet = None
+    if (folder / SHEET_FILE).is_file():
+        with opencv_path(str(folder / SHEET_FILE)) as path:
+            sheet = cv2.imread(path)
     if sheet is None:
         raise UserError(f"{folder}: no {SHEET_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>")
     return sheet

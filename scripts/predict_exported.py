@@ -88,7 +88,9 @@ def read_folder(folder: Path, length: int, channels: int) -> list[np.ndarray]:
     files.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
     frames = []
     for path in files[:length]:
-        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+        # Not cv2.imread: it dies of a path that is not UTF-8. imdecode raises where there is no byte at all.
+        content = np.frombuffer(path.read_bytes() or b"\0", np.uint8)
+        picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
         if picture is None:
             raise UsageError(f"--frames {folder}: {path.name} is not a picture that can be read; make it again")
         frames.append(picture / np.float32(255) if channels == 1 else picture[:, :, ::-1] / np.float32(255))

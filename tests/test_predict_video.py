@@ -1,6 +1,7 @@
 """--predict_video: a forecast of a user's own film."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 import runp
+from scripts.draw_forecast import read_sheet
+from scripts.predict_exported import read_folder
 from src import trainer
 from src.checkpoints.checkpoint import load_weights
 from src.config import Config
@@ -16,6 +19,7 @@ from src.data_provider.folder import read_film
 from src.data_provider.videos import count_frames
 from src.errors import UserError
 from src.models.model_factory import build_model
+from src.reports.saved_clips import read_clip
 from src.step import predict
 from tests.conftest import settings_for
 from tests.helpers import write_video
@@ -107,6 +111,21 @@ def test_the_network_s_settings_come_from_the_checkpoint_and_the_horizon_may_be_
     assert forecast(film, checkpoint, tmp_path / "out") == 0  # the pictures of before are gone
     assert len(list((tmp_path / "out" / "film").glob("pd*.png"))) == 3
     assert (tmp_path / "out" / "film" / "notes.txt").exists()
+
+
+def test_a_film_whose_name_is_not_utf_8_is_gone_on_with(checkpoint, tmp_path, capfd):
+    film = film_of("avi", tmp_path)
+    renamed = film.rename(tmp_path / os.fsdecode(b"caf\xe9.avi"))
+    assert forecast(renamed, checkpoint, tmp_path / "out", "--predict_start", "2") == 0, capfd.readouterr().err
+    out = tmp_path / "out" / os.fsdecode(b"caf\xe9")
+    assert count_frames(str(out / "forecast.mp4")) == 6 and (out / "metrics.json").exists()
+    pictures = out / "1"  # the pages, montages and exported programs read pictures below such names too
+    pictures.mkdir()
+    for path in [*out.glob("*.png")]:
+        path.rename(pictures / path.name)
+    assert len(read_clip(str(out), 1).truth) == 6
+    assert read_sheet(pictures).ndim == 3
+    assert len(read_folder(pictures, 3, 1)) == 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -285,6 +286,22 @@ def test_real_kth_video_gives_the_frames_of_its_ranges(extra_data, tmp_path):
     dataset = KTHAction(tmp_path, "train", 20, 32)
     firsts = [int(clip.first_frame[6:10]) for clip in dataset.clips]
     assert firsts and not any(first <= 265 < first + 19 for first in firsts)
+
+
+def test_names_that_are_not_utf_8_are_prepared_and_read(tmp_path):
+    """OpenCV dies of them: a film of an old disk, a zip file unpacked with Chinese names."""
+    films = tmp_path / os.fsdecode("电影".encode("gbk"))
+    write_video(tmp_path / "plain.avi", frames=6)
+    (films / "train").mkdir(parents=True)
+    (tmp_path / "plain.avi").rename(films / "train" / os.fsdecode(b"caf\xe9.avi"))
+    shutil.copy(films / "train" / os.fsdecode(b"caf\xe9.avi"), films / "person01_boxing_d1_uncomp.avi")
+    with zipfile.ZipFile(films / "more.zip", "w") as archive:
+        archive.write(films / "person01_boxing_d1_uncomp.avi", "person02_boxing_d1_uncomp.avi")
+    result = prepare("--videos", films, "--out", films / "kth")
+    assert result.returncode == 0 and "2 videos made 12 frames" in result.stdout, result.stderr
+    assert len(frames_under(films / "kth")) == 12
+    (clip,) = FolderClips(films, "train", 6, 16)
+    np.testing.assert_allclose(clip[:, 8, 8, 0] * 255, 5 * np.arange(6), atol=3)
 
 
 # ---- 00sequences.txt

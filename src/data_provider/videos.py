@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -25,6 +27,21 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES)
 
 
+@contextlib.contextmanager
+def opencv_path(path: str) -> Iterator[str]:
+    """The path of a file as OpenCV can take it: one that is not UTF-8, as of a disk of another system, kills it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        suffix = os.path.splitext(path)[1].encode("ascii", "ignore").decode()
+        with tempfile.TemporaryDirectory() as folder:
+            link = os.path.join(folder, f"film{suffix}")
+            os.symlink(os.path.abspath(path), link)
+            yield link
+    else:
+        yield path
+
+
 def frames_of(path: str, channels: int = 1) -> Iterator[np.ndarray]:
     """Each frame of a video or GIF from its first, uint8 ``[H, W]`` (luminance), or ``[H, W, 3]`` (RGB) for 3 channels.
 
@@ -33,13 +50,20 @@ def frames_of(path: str, channels: int = 1) -> Iterator[np.ndarray]:
     if path.lower().endswith(GIF_SUFFIX):
         yield from _gif_frames(path, channels)
         return
-    capture = cv2.VideoCapture(path)
-    try:
+    with _capture(path) as capture:
         while True:
             there, picture = capture.read()
             if not there:
                 return
             yield cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def _capture(path: str) -> Iterator[cv2.VideoCapture]:
+    with opencv_path(path) as plain:
+        capture = cv2.VideoCapture(plain)
+    try:
+        yield capture
     finally:
         capture.release()
 
@@ -68,11 +92,8 @@ def count_frames(path: str) -> int:
                 return getattr(animation, "n_frames", 1)
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
             return 0
-    capture = cv2.VideoCapture(path)
-    try:
+    with _capture(path) as capture:
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-    finally:
-        capture.release()
     return frames if frames > 0 else sum(1 for _ in frames_of(path))
 
 

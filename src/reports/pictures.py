@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from src.data_provider.videos import frames_of
+from src.data_provider.videos import frames_of, opencv_path
 from src.errors import WriteError
 from src.reports.figures import is_higher_better
 from src.runtime.files import replacing, write_whole
@@ -352,7 +352,8 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     with _told(path), replacing(path) as partial:
         with open(partial, "wb"):  # OpenCV does not say why it cannot write; this does
             pass
-        writer = cv2.VideoWriter(partial, cv2.VideoWriter_fourcc(*"mp4v"), frames_per_second, (width, height))
+        with opencv_path(partial) as plain:
+            writer = cv2.VideoWriter(plain, cv2.VideoWriter_fourcc(*"mp4v"), frames_per_second, (width, height))
         try:
             for frame in frames:
                 even = np.pad(

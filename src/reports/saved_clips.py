@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from src.data_provider.videos import opencv_path
+
 FRAME_NAME = re.compile(r"(gt|pd)(\d+)\.png")
 
 
@@ -54,10 +56,15 @@ def read_clip(directory: str, number: int) -> SavedClip | None:
     whole = found["gt"].keys() == {*range(1, len(truth) + 1)} and found["pd"].keys() == {*range(given + 1, end + 1)}
     if not whole or not 1 <= given <= len(truth) <= end:
         return None
-    frames = [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in (*truth, *forecast)]
+    frames = [_read_picture(path) for path in (*truth, *forecast)]
     if any(frame is None or frame.dtype != np.uint8 or frame.shape != frames[0].shape for frame in frames):
         return None
     return SavedClip(number, given, frames[: len(truth)], frames[len(truth) :])
+
+
+def _read_picture(path: str) -> np.ndarray | None:
+    with opencv_path(path) as plain:
+        return cv2.imread(plain, cv2.IMREAD_UNCHANGED)
 
 
 def columns_of(clip: SavedClip) -> int:
