@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import tracemalloc
 import zipfile
 
 import cv2
@@ -213,6 +214,56 @@ def test_npz_with_a_damaged_array_inside(tmp_path, name, data):
             content = source.read(member)
             target.writestr(member, data.draw(damaged(content)) if member == f"{name}.npy" else content)
     only_user_errors(lambda: read_all(path))
+
+
+def npz_of(path, clips, write_frames):
+    """Zeros take no room when they are deflated."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("clips.npy", "w") as file:
+            np.lib.format.write_array(file, np.array(clips, np.int64))
+        with archive.open("input_raw_data.npy", "w") as file:
+            write_frames(file)
+    return str(path)
+
+
+def peak_of(read):
+    """Bytes that numpy and Python take while it runs, at most."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_npz_that_would_fill_the_memory_is_named_or_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.data_provider.npz_frames.WHOLE", 10**6)
+    zeros = np.zeros([30000, 1, 32, 32], np.uint8)  # 31 MB
+    two_parts = [[[0, 15000]], [[15000, 15000]]]
+
+    def frames(file):
+        np.lib.format.write_array(file, zeros)
+
+    def in_fortran_order(file):
+        np.lib.format.write_array(file, np.asfortranarray(zeros))
+
+    def long_header(file):  # its length claims more than there is
+        file.write(b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + zeros.tobytes())
+
+    def refused(path, part):
+        with pytest.raises(UserError, match=part) as found:
+            MovingMNIST([path], 6, 32)
+        assert path in str(found.value) and "\n" not in str(found.value)
+
+    whole, sideways, header, many = (
+        npz_of(tmp_path / "a.npz", two_parts, frames), npz_of(tmp_path / "b.npz", two_parts, in_fortran_order),
+        npz_of(tmp_path / "c.npz", two_parts, long_header),
+        npz_of(tmp_path / "d.npz", np.zeros([2, 10**6, 2]), lambda file: np.lib.format.write_array(file, zeros[:20])),
+    )  # fmt: skip
+    assert peak_of(lambda: MovingMNIST([whole], 6, 32)[0]) < 8 * 2**20  # of a long clip the first frames alone
+    assert peak_of(lambda: refused(sideways, "input_raw_data.npy would take 29 MB of memory; save it")) < 8 * 2**20
+    assert peak_of(lambda: refused(header, "cannot be read as a Moving MNIST file")) < 8 * 2**20
+    assert peak_of(lambda: refused(many, "1000000 clips of 20 frames")) < 8 * 2**20
 
 
 @MANY

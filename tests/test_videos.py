@@ -420,6 +420,51 @@ def test_a_network_is_trained_on_videos_as_they_are(tmp_path, num_workers):
     assert json.loads((tmp_path / "results" / "3" / "metrics.json").read_text())["sequences"] == 4
 
 
+# ---- sizes that lie: memory stays bounded, one line names the file
+
+
+def test_an_avi_that_claims_a_billion_frames_has_those_that_are_there(tmp_path):
+    path = tmp_path / "train" / "film.avi"
+    write_video(path, 12)
+    content = bytearray(path.read_bytes())
+    for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):  # dwTotalFrames, dwLength
+        content[place : place + 4] = (10**9).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert count_frames(str(path)) == 12 and len(FolderClips(tmp_path, "train", 6, 16)) == 2
+
+
+def test_a_gif_of_billions_of_pixels_is_named_and_not_decoded(tmp_path):
+    (tmp_path / "train").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "film.gif")
+    content = bytearray((tmp_path / "train" / "film.gif").read_bytes())
+    content[6:10] = b"\xff" * 4  # width and height of the screen, and of its picture
+    picture = content.index(b",", 13)
+    content[picture + 5 : picture + 9] = b"\xff" * 4
+    (tmp_path / "train" / "film.gif").write_bytes(content)
+    assert list(frames_of(str(tmp_path / "train" / "film.gif"))) == []
+    with pytest.raises(UserError, match="film.gif: 0 frames can be read"):
+        FolderClips(tmp_path, "train", 1, 16)
+
+
+@pytest.mark.parametrize("last", ["99999999999", "9" * 5000], ids=len)
+def test_a_range_that_no_recording_has_is_named(tmp_path, last):
+    (tmp_path / "00sequences.txt").write_text(f"prose\nperson01_boxing_d1 frames 1-{last}")
+    with pytest.raises(UserError, match="00sequences.txt, line 2: expected ranges as 1-95.*found 1-999") as found:
+        read_sequences(tmp_path / "00sequences.txt")
+    assert len(str(found.value)) < 300
+
+
+def test_a_picture_s_number_may_have_63_bits(tmp_path):
+    folder = tmp_path / "train" / "clouds"
+    folder.mkdir(parents=True)
+    for number in (2**63 - 2, 2**63 - 1):
+        cv2.imwrite(str(folder / f"frame_{number}.png"), np.zeros([8, 8], np.uint8))
+    assert len(FolderClips(tmp_path, "train", 2, 16)) == 1
+    (folder / f"frame_{2**63}.png").touch()
+    with pytest.raises(UserError, match=f"clouds/frame_{2**63}.png: its number is too large"):
+        FolderClips(tmp_path, "train", 2, 16)
+
+
 # ---- a user's own films
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from PIL import Image, UnidentifiedImageError
 
-from src.data_provider.videos import VideoCache, count_frames, resized
+from src.data_provider.videos import PICTURE_ERRORS, VideoCache, count_frames, resized
 from src.errors import LostFile, UserError
 from src.runtime.files import refuse_pipe
 from src.utils.preprocess import to_unit_range
@@ -24,6 +24,7 @@ from src.utils.preprocess import to_unit_range
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "bmp")
+LARGEST_NUMBER = 2**63 - 1  # of a picture: numbers are int64
 DEFAULT_CACHE = 2**30  # bytes of decoded videos
 
 
@@ -204,8 +205,7 @@ def read_picture(path: str, channels: int = 1) -> np.ndarray:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture that can be read; make the file again or remove it") from None
-    # Pillow's decoders raise any of these on damaged bytes.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         number = getattr(error, "errno", None)
         kind = LostFile if number in DEVICE_ERRORS else UserError
@@ -222,13 +222,20 @@ def _changed_since(moment: float, path: str) -> bool:
 
 
 def numbered_pictures(path: str, category: str, name_pattern: re.Pattern[str]) -> Recording:
-    """The pictures of a folder whose names match, by the number in the pattern's first group."""
+    """The pictures of a folder whose names match, by the number in the pattern's first group.
+
+    Raises:
+        UserError: a number that does not fit into 64 bits.
+    """
     numbered: dict[int, str] = {}
     for name in sorted(os.listdir(path)):
         match = name_pattern.fullmatch(name)
         if match:
             numbered.setdefault(int(match[1]), name)  # image_0001.jpg beside image_0001.png: the first one counts
     numbers = sorted(numbered)
+    if numbers and numbers[-1] > LARGEST_NUMBER:
+        name = os.path.join(path, numbered[numbers[-1]])
+        raise UserError(f"{name}: its number is too large, expected {LARGEST_NUMBER} at most; number the pictures anew")
     return Recording(path, category, [numbered[number] for number in numbers], np.array(numbers, dtype=np.int64))
 
 

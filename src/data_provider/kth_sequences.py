@@ -21,6 +21,9 @@ VIDEO_NAME = re.compile(rf"(person\d\d_({'|'.join(ACTIONS)})_d\d)\w*", re.IGNORE
 FRAME_NAME = re.compile(r"image.*?(\d+)\.(jpg|jpeg|png|bmp)", re.IGNORECASE)  # in the folder of a recording
 SEQUENCE_LINE = re.compile(r"\s*(person\d\d_[a-z]+_d\d)\s+(?:frames)?(.*)", re.IGNORECASE)
 
+LONGEST_QUOTE = 60  # characters of a wrong line
+LONGEST_RECORDING = 10**6  # frames, 11 hours; KTH's own have some 1000
+
 Ranges = list[tuple[int, int]]
 
 
@@ -58,9 +61,15 @@ def read_sequences(path: str | Path) -> dict[str, Ranges]:
     for number, line in enumerate(text.splitlines(), start=1):
         match = SEQUENCE_LINE.match(line)
         if match:
-            ranges = [(int(first), int(last)) for first, last in re.findall(r"(\d+)\s*-\s*(\d+)", match[2])]
-            if any(not 1 <= first <= last for first, last in ranges):
-                raise UserError(f"{path}, line {number}: expected ranges as 1-95, 96-185, found {match[2].strip()}")
+            try:
+                ranges = [(int(first), int(last)) for first, last in re.findall(r"(\d+)\s*-\s*(\d+)", match[2])]
+            except ValueError:  # thousands of digits
+                ranges = [(0, 0)]
+            if any(not 1 <= first <= last <= LONGEST_RECORDING for first, last in ranges):
+                raise UserError(
+                    f"{path}, line {number}: expected ranges as 1-95, 96-185, {LONGEST_RECORDING} at most, "
+                    f"found {match[2].strip()[:LONGEST_QUOTE]}"
+                )
             sequences[match[1].lower()] = ranges
     if not sequences:
         raise UserError(f"{path}: no line as 'person01_boxing_d1  frames  1-95, 96-185' in it; give {SEQUENCES_FILE}")

@@ -66,7 +66,7 @@ class MovingMNIST(paddle.io.Dataset):
             raise IndexError(index)
         which = int(np.searchsorted(self.ends, index, side="right"))
         offset = self.ends[which - 1] if which else 0
-        frames = self.files[which].frames(index - int(offset))[: self.seq_length]
+        frames = self.files[which].frames(index - int(offset), self.seq_length)
         if frames.dtype == np.uint8:
             return to_unit_range(frames)[..., np.newaxis]
         if not (frames.min() >= -ROUNDING and frames.max() <= 1 + ROUNDING):  # nan compares as False
@@ -102,8 +102,10 @@ class _NpzClips:
     def shortest(self) -> int:
         return int(self.spans[:, :, 1].sum(axis=0).min())
 
-    def frames(self, index: int) -> np.ndarray:
+    def frames(self, index: int, length: int) -> np.ndarray:
         (first, given), (second, following) = self.spans[:, index].tolist()
+        given = min(given, length)
+        following = min(following, length - given)
         if self.parts[0] is self.parts[1] and second == first + given:  # as a rule: one piece to read, not two
             return self.parts[0][first : second + following][:, 0]
         pieces = self.parts[0][first : first + given], self.parts[1][second : second + following]
@@ -125,8 +127,8 @@ class _NpyClips:
     def shortest(self) -> int:
         return self.shape[0]
 
-    def frames(self, index: int) -> np.ndarray:
-        frames = np.empty([self.shape[0], *self.size()], np.uint8)
+    def frames(self, index: int, length: int) -> np.ndarray:
+        frames = np.empty([min(length, self.shape[0]), *self.size()], np.uint8)
         try:
             with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
                 for step, frame in enumerate(frames):
@@ -174,7 +176,7 @@ def _read_npz(path: str) -> _NpzClips:
     missing = [name for name in ("clips", "input_raw_data") if name not in arrays]
     if missing:
         raise UserError(f"{path}: has no array {', '.join(missing)} (it has {', '.join(names) or 'none'})")
-    spans = arrays["clips"][:]
+    spans = arrays["clips"]
     given = arrays["input_raw_data"]
     following = arrays.get("output_raw_data", given)
     if len(spans.shape) != 3 or spans.shape[0] != 2 or spans.shape[2] != 2 or not _are_frames(given):
@@ -182,6 +184,9 @@ def _read_npz(path: str) -> _NpzClips:
             f"{path}: clips {list(spans.shape)} and input_raw_data {list(given.shape)}, "
             "expected [2, N, 2] and [frames, 1, H, W]"
         )
+    if spans.shape[1] > len(given):  # each begins at a frame of its own; so many are not read
+        raise UserError(f"{path}: {spans.shape[1]} clips of {len(given)} frames; make the file again")
+    spans = spans[:]
     for part in (given, following):
         if spans.dtype.kind not in "iu" or not (part.dtype.kind == "f" or part.dtype == np.uint8):
             raise UserError(

@@ -7,6 +7,7 @@ copy of the inflater kept every SPAN bytes, from which any frame can be reached.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
@@ -21,6 +22,8 @@ from src.errors import LostFile
 SPAN = 2 << 20  # inflated bytes between two points of entry: some 40 kB of memory each, milliseconds to inflate
 STEP = 1 << 18  # inflated bytes at a time
 INPUT = 1 << 16  # compressed bytes at a time
+HEADER = 1 << 16  # bytes at the start of an array, in which its header ends; numpy's own have some 100
+WHOLE = 1 << 30  # bytes of an array that can only be read whole
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
 
 
@@ -106,7 +109,8 @@ def open_array(path: str, archive: zipfile.ZipFile, name: str) -> NpzFrames | np
         ValueError, KeyError, OSError, zipfile.BadZipFile, ...: what numpy and zipfile raise on damaged bytes.
     """
     info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as member:
+    with archive.open(info) as file:
+        member = io.BytesIO(file.read(HEADER))
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if header is None:
@@ -117,6 +121,11 @@ def open_array(path: str, archive: zipfile.ZipFile, name: str) -> NpzFrames | np
         raise ValueError(f"{info.filename} holds {dtype}, no numbers")
     known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if not known or in_fortran_order or not shape or any(side < 1 for side in shape):
+        if info.file_size > WHOLE:
+            raise ValueError(
+                f"{info.filename} would take {info.file_size >> 20} MB of memory; save it in C order, "
+                "with numpy.savez_compressed"
+            )
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
     return NpzFrames(path, info, shape, dtype, size)

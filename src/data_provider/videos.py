@@ -10,12 +10,16 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 from src.errors import UserError
 
 GIF_SUFFIX = ".gif"
+SMALLEST_FRAME = 16  # bytes of a file; a header that counts more frames lies
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", GIF_SUFFIX)
+
+# Pillow's decoders raise any of these on damaged bytes.
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 # FFmpeg's own lines about a damaged file are silenced: ours say what is wrong and what to do.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
@@ -73,8 +77,7 @@ def _gif_frames(path: str, channels: int) -> Iterator[np.ndarray]:
         with Image.open(path) as animation:
             for picture in ImageSequence.Iterator(animation):
                 yield np.array(picture.convert("L" if channels == 1 else "RGB"))
-    # Pillow's decoders raise any of these on damaged bytes.
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+    except PICTURE_ERRORS:
         return
 
 
@@ -85,16 +88,18 @@ def resized(picture: np.ndarray, img_width: int, channels: int) -> np.ndarray:
 
 
 def count_frames(path: str) -> int:
-    """The number of frames, from the container's header where it has it; 0 for what is no video."""
+    """The number of frames, from the container's header where it has a likely one; 0 for what is no video."""
     if path.lower().endswith(GIF_SUFFIX):
         try:
             with Image.open(path) as animation:
                 return getattr(animation, "n_frames", 1)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+        except PICTURE_ERRORS:
             return 0
     with _capture(path) as capture:
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-    return frames if frames > 0 else sum(1 for _ in frames_of(path))
+    if 0 < frames <= os.path.getsize(path) // SMALLEST_FRAME:
+        return frames
+    return sum(1 for _ in frames_of(path))
 
 
 class VideoCache:
