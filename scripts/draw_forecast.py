@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from src.config import OneLineParser  # noqa: E402
-from src.data_provider.videos import opencv_path  # noqa: E402
+from src.data_provider.videos import PICTURE_ERRORS  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.reports.pictures import ANIMATION_FILE, FRAMES_PER_SECOND, SHEET_FILE, write_gif  # noqa: E402
 
@@ -28,18 +28,16 @@ WHITE = 255
 
 
 def read_sheet(folder: Path) -> np.ndarray:
-    """The sheet of a forecast, uint8 ``[rows, columns, 3]``.
+    """The sheet of a forecast, uint8 BGR ``[rows, columns, 3]``.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none that can be read.
     """
-    sheet = None
-    if (folder / SHEET_FILE).is_file():
-        with opencv_path(str(folder / SHEET_FILE)) as path:
-            sheet = cv2.imread(path)
-    if sheet is None:
-        raise UserError(f"{folder}: no {SHEET_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>")
-    return sheet
+    try:
+        with Image.open(folder / SHEET_FILE, formats=["PNG"]) as picture:
+            return np.asarray(picture.convert("RGB"))[:, :, ::-1]
+    except PICTURE_ERRORS:
+        raise UserError(f"{folder}: no {SHEET_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>") from None
 
 
 def montage(sheets: list[np.ndarray]) -> np.ndarray:
@@ -54,13 +52,13 @@ def read_animation(folder: Path) -> list[np.ndarray]:
     """The animation of a forecast: uint8 RGB ``[rows, columns, 3]``, a picture a frame.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none that can be read.
     """
-    path = folder / ANIMATION_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: no {ANIMATION_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>")
-    with Image.open(path, formats=["GIF"]) as film:
-        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    try:
+        with Image.open(folder / ANIMATION_FILE, formats=["GIF"]) as film:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    except PICTURE_ERRORS:
+        raise UserError(f"{folder}: no {ANIMATION_FILE} of a test in it; give <gen_frm_dir>/<test>/<batch>") from None
 
 
 def pairs(films: list[list[np.ndarray]]) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import EpsImagePlugin
 
 from src import trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, restore
@@ -19,8 +20,10 @@ from src.checkpoints.resume import check_clips, find_checkpoint
 from src.config import Config
 from src.data_provider.clips import read_picture
 from src.data_provider.mnist import MovingMNIST
+from src.data_provider.videos import count_frames, frames_of
 from src.errors import UserError
 from src.models.model_factory import build_model
+from src.reports.saved_clips import read_clip
 from src.utils.optimizer import build_optimizer, build_schedule
 from tests.conftest import settings_for
 
@@ -214,6 +217,25 @@ def test_npz_with_a_damaged_array_inside(tmp_path, name, data):
             content = source.read(member)
             target.writestr(member, data.draw(damaged(content)) if member == f"{name}.npy" else content)
     only_user_errors(lambda: read_all(path))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(gs) show\n%%EOF\n"
+
+
+def test_no_picture_or_gif_starts_another_program(tmp_path, monkeypatch):
+    """Pillow runs Ghostscript for EPS, whatever the file is called."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr("subprocess.check_call", lambda command, **more: started.append(command))
+    folder = tmp_path / "1"
+    folder.mkdir()
+    for name in ("image_0001.png", "x.gif", "gt01.png", "pd02.png", "forecast.gif"):
+        (folder / name).write_bytes(EPS)
+    with pytest.raises(UserError, match="image_0001.png: not a picture that can be read"):
+        read_picture(str(folder / "image_0001.png"))
+    assert count_frames(str(folder / "x.gif")) == len(list(frames_of(str(folder / "x.gif")))) == 0
+    assert read_clip(str(tmp_path), 1) is None
+    assert not started
 
 
 def npz_of(path, clips, write_frames):

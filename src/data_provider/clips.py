@@ -24,6 +24,7 @@ from src.utils.preprocess import to_unit_range
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "bmp")
+PICTURE_FORMATS = ("JPEG", "PNG", "BMP")  # no other: Pillow runs Ghostscript for an EPS, whatever its suffix
 LARGEST_NUMBER = 2**63 - 1  # of a picture: numbers are int64
 DEFAULT_CACHE = 2**30  # bytes of decoded videos
 
@@ -197,7 +198,7 @@ def read_picture(path: str, channels: int = 1) -> np.ndarray:
     refuse_pipe(path)
     try:
         # Pillow refuses a truncated file; OpenCV fills the rest with grey and goes on.
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             if image.mode not in EIGHT_BIT_MODES:
                 raise UserError(f"{path}: pixels of kind {image.mode}, expected 8 bits; convert the file")
             return np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -15,15 +16,19 @@ from PIL import Image, ImageSequence
 from src.errors import UserError
 
 GIF_SUFFIX = ".gif"
+GIF_FORMATS = ("GIF",)  # Pillow tells the format by the content, and for some of them it runs other programs
 SMALLEST_FRAME = 16  # bytes of a file; a header that counts more frames lies
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", GIF_SUFFIX)
 
 # Pillow's decoders raise any of these on damaged bytes.
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
-# FFmpeg's own lines about a damaged file are silenced: ours say what is wrong and what to do.
+# What FFmpeg, OpenCV and Pillow say of a damaged file is silenced: our line says what is wrong and what to do.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Where OpenCV has FFmpeg no other reader is tried: that of AVI prints lines, that of pictures takes those beside a film.
+BACKEND = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends() else cv2.CAP_ANY
 
 
 def is_video(name: str) -> bool:
@@ -65,7 +70,7 @@ def frames_of(path: str, channels: int = 1) -> Iterator[np.ndarray]:
 @contextlib.contextmanager
 def _capture(path: str) -> Iterator[cv2.VideoCapture]:
     with opencv_path(path) as plain:
-        capture = cv2.VideoCapture(plain)
+        capture = cv2.VideoCapture(plain, BACKEND)
     try:
         yield capture
     finally:
@@ -74,7 +79,7 @@ def _capture(path: str) -> Iterator[cv2.VideoCapture]:
 
 def _gif_frames(path: str, channels: int) -> Iterator[np.ndarray]:
     try:
-        with Image.open(path) as animation:
+        with Image.open(path, formats=GIF_FORMATS) as animation:
             for picture in ImageSequence.Iterator(animation):
                 yield np.array(picture.convert("L" if channels == 1 else "RGB"))
     except PICTURE_ERRORS:
@@ -91,7 +96,7 @@ def count_frames(path: str) -> int:
     """The number of frames, from the container's header where it has a likely one; 0 for what is no video."""
     if path.lower().endswith(GIF_SUFFIX):
         try:
-            with Image.open(path) as animation:
+            with Image.open(path, formats=GIF_FORMATS) as animation:
                 return getattr(animation, "n_frames", 1)
         except PICTURE_ERRORS:
             return 0

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from src.data_provider.videos import opencv_path
+from src.data_provider.videos import PICTURE_ERRORS
 
 FRAME_NAME = re.compile(r"(gt|pd)(\d+)\.png")
 
@@ -63,8 +64,12 @@ def read_clip(directory: str, number: int) -> SavedClip | None:
 
 
 def _read_picture(path: str) -> np.ndarray | None:
-    with opencv_path(path) as plain:
-        return cv2.imread(plain, cv2.IMREAD_UNCHANGED)
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:  # OpenCV prints lines about one that is damaged
+            pixels = np.asarray(picture)
+    except PICTURE_ERRORS:
+        return None
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
 def columns_of(clip: SavedClip) -> int:
