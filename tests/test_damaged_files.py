@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin
+from PIL import EpsImagePlugin, Image
 
 from src import trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, restore
@@ -26,6 +28,7 @@ from src.models.model_factory import build_model
 from src.reports.saved_clips import read_clip
 from src.utils.optimizer import build_optimizer, build_schedule
 from tests.conftest import settings_for
+from tests.helpers import ROOT, write_video
 
 MANY = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -236,6 +239,42 @@ def test_no_picture_or_gif_starts_another_program(tmp_path, monkeypatch):
     assert count_frames(str(folder / "x.gif")) == len(list(frames_of(str(folder / "x.gif")))) == 0
     assert read_clip(str(tmp_path), 1) is None
     assert not started
+
+
+DECODE = """
+import sys
+from src.data_provider.clips import read_picture
+from src.data_provider.videos import count_frames, frames_of
+for path in sys.argv[1:]:
+    try:
+        if path.endswith(".png"):
+            read_picture(path)
+        else:
+            print(count_frames(path), len(list(frames_of(path))))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_decoders_print_nothing_of_a_damaged_film_or_picture(tmp_path):
+    """The line that names the file would stand below theirs."""
+    write_video(tmp_path / "noise_001.avi", 5)
+    content = bytearray((tmp_path / "noise_001.avi").read_bytes())
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    content[600:5000:50] = b"\xa5" * len(content[600:5000:50])
+    (tmp_path / "noise_001.avi").write_bytes(content)
+    (tmp_path / "random.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(stream, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\0\0\0\x01\0")
+    (tmp_path / "exif.png").write_bytes(stream.getvalue()[:-100])
+    (tmp_path / "large.png").write_bytes(cv2.imencode(".png", np.zeros([9500, 9500], np.uint8))[1].tobytes()[:-100])
+    names = ("noise_001.avi", "cut.avi", "random.mp4", "exif.png", "large.png")
+    command = [sys.executable, "-c", DECODE, *(str(tmp_path / name) for name in names)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV")}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(names) and "exif.png: cannot be read" in lines[3] and "large.png" in lines[4], lines
 
 
 def npz_of(path, clips, write_frames):

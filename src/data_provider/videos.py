@@ -25,9 +25,12 @@ PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.Decompressio
 
 # What FFmpeg, OpenCV and Pillow say of a damaged file is silenced: our line says what is wrong and what to do.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+if "OPENCV_LOG_LEVEL" not in os.environ:  # OpenCV reads it when it is imported
+    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+    set_log_level(0)
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# Where OpenCV has FFmpeg no other reader is tried: that of AVI prints lines, that of pictures takes those beside a film.
+# Where OpenCV has FFmpeg, no other reader is tried: that of AVI prints lines, that of pictures goes on to the film's
+# neighbours.
 BACKEND = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends() else cv2.CAP_ANY
 
 
