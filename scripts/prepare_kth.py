@@ -188,7 +188,12 @@ def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, proce
     found, problems = find_videos(videos)
     with _locked(out):
         _check_settings(out, quality, ranges)
-        return sorted(problems + _prepare(found, out, ranges, quality, processes))
+        try:
+            return sorted(problems + _prepare(found, out, ranges, quality, processes))
+        except BrokenProcessPool:
+            raise UserError(
+                f"--processes {processes}: one was killed (out of memory?); run again with fewer, finished videos stay"
+            ) from None
 
 
 def _prepare(
@@ -213,10 +218,6 @@ def _prepare(
                     done += 1
                 except UserError as error:
                     problems.append(f"{error}; skipped, replace it and run again")
-        except BrokenProcessPool:
-            raise UserError(
-                f"--processes {processes}: one was killed (out of memory?); run again with fewer, finished videos stay"
-            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the ones that are being written are finished
             raise

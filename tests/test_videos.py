@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -258,6 +259,17 @@ def test_two_preparations_of_a_recording_where_locks_do_not_exist_leave_it_whole
     monkeypatch.setattr(prepare_kth, "frames_of", meanwhile_the_other)
     prepare_kth.write_recording(video, folder, [(1, 6)], 95)
     assert len(list(folder.iterdir())) == 6 and list(folder.parent.iterdir()) == [folder]
+
+
+def be_killed(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_the_preparation_with_advice(tmp_path, monkeypatch):
+    write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=3)
+    monkeypatch.setattr(prepare_kth, "write_recording", be_killed)
+    with pytest.raises(UserError, match="--processes 1: one was killed .out of memory"):
+        prepare_kth.prepare(tmp_path, tmp_path / "kth", None, 95, 1)
 
 
 @pytest.mark.parametrize(
