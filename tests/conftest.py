@@ -1,6 +1,7 @@
 """Fixtures and settings that the tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,17 @@ from src.config import Config
 pytest.register_assert_rewrite("tests.helpers")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def default_signals() -> None:
+    """Have Ctrl-C and SIGTERM end this process and the programs it starts. What a script runs in the background
+    (``nohup bash scripts/run_tests.sh &``) begins with Ctrl-C ignored, and would hand that down. The SIGHUP that nohup
+    ignores stays so."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+default_signals()
 
 
 @pytest.fixture(scope="session")

@@ -282,11 +282,14 @@ def test_stopping_it_leaves_nothing_behind(tmp_path, number, name):
     write_idx(tmp_path / "images", pictures())
     command = [sys.executable, SCRIPT, "--images", tmp_path / "images", "--out", tmp_path / name, "--clips", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while len(os.listdir(tmp_path)) == 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    try:
+        while len(os.listdir(tmp_path)) == 1:  # until it has begun its file
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and error.endswith("nothing is left of the unfinished file\n"), error
     assert os.listdir(tmp_path) == ["images"]
 

@@ -1,5 +1,6 @@
 """The scripts a user runs: preparation of KTH, sample data, pictures, and what the repository promises of itself."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from src.data_provider.kth_action import KTHAction
 from src.data_provider.kth_sequences import ACTIONS
 from src.errors import UserError
 from src.reports.pictures import write_gif
+from tests.conftest import default_signals
 from tests.helpers import ROOT, script
 
 # ---- sample data
@@ -123,6 +125,19 @@ def tracked_files():
     if listing.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def test_tests_in_the_background_of_a_script_can_still_stop_the_programs_they_start():
+    """There the shell has Ctrl-C ignored, which every program hands down to those it starts."""
+    code = "from signal import *; print(*(getsignal(number) != SIG_IGN for number in (SIGINT, SIGTERM)))"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        default_signals()
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert found == "True True\n"
+    finally:
+        default_signals()
 
 
 def test_no_large_file_and_no_machine_made_one_is_kept():
