@@ -15,7 +15,8 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from src.data_provider.datasets_factory import DATASETS
@@ -37,6 +38,7 @@ from src.flag_values import (
 )
 from src.models.model_factory import MODELS
 
+GROUPS = ("run", "data", "network", "training", "testing", "machine")  # of flags, in the order of --help
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
 STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
@@ -51,6 +53,7 @@ SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
 
 
 def _flag(
+    group: str,
     default: Any,
     parse: Callable[[Any], Any],
     help: str,
@@ -60,14 +63,19 @@ def _flag(
     above: float | None = None,
     choices: Collection[str] | None = None,
     aliases: Sequence[str] = (),
+    metavar: str = "",
 ) -> Any:
     return field(
         default=default,
         metadata={
-            "parse": parse, "help": help, "minimum": minimum, "maximum": maximum, "above": above,
-            "choices": choices, "aliases": aliases,
+            "group": group, "parse": parse, "help": help, "minimum": minimum, "maximum": maximum, "above": above,
+            "choices": choices, "aliases": aliases, "metavar": metavar,
         },
     )  # fmt: skip
+
+
+# A field of Config is made by the group that --help shows its flag in.
+_run, _data, _network, _training, _testing, _machine = (partial(_flag, group) for group in GROUPS)
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -85,145 +93,163 @@ class Config:
         UserError: (a ValueError) names the flag, what was found and what was expected.
     """
 
-    is_training: bool = _flag(
+    is_training: bool = _run(
         True, parse_bool, "True trains, False tests --pretrained_model: a network and frames as it was trained with"
     )
-    train_data_paths: str = _flag("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
-    valid_data_paths: str = _flag("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
-    dataset_name: str = _flag(
+    train_data_paths: str = _data("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
+    valid_data_paths: str = _data("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
+    dataset_name: str = _data(
         "action", parse_text, _one_of(f"{name} ({entry.help})" for name, entry in DATASETS.items()), choices=DATASETS
     )  # fmt: skip
-    save_dir: str = _flag("checkpoints", parse_text, "where checkpoints and the log go")
-    gen_frm_dir: str = _flag("results", parse_text, "where predicted frames and metrics.json go")
-    model_name: str = _flag(
+    save_dir: str = _run("checkpoints", parse_text, "where checkpoints and the log go")
+    gen_frm_dir: str = _run("results", parse_text, "where predicted frames and metrics.json go")
+    model_name: str = _network(
         "e3d_lstm", parse_text, "network: " + _one_of(f"{name} ({entry.help})" for name, entry in MODELS.items()),
         choices=MODELS,
     )  # fmt: skip
-    pretrained_model: str = _flag(
-        "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)"
-    )
-    resume: str = _flag(
+    pretrained_model: str = _run(
+        "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)",
+        metavar="DIR",
+    )  # fmt: skip
+    resume: str = _run(
         "", parse_resume,
         "continue the run in save_dir from its newest whole checkpoint, or start it where there is none yet; "
-        "--resume DIR: from that checkpoint",
+        "--resume DIR: from that checkpoint", metavar="DIR",
     )  # fmt: skip
-    predict_video: str = _flag(
+    predict_video: str = _testing(
         "", parse_text,
-        "a video, GIF or folder of numbered pictures: forecast how it goes on with --pretrained_model",
+        "a video, GIF or folder of numbered pictures: forecast how it goes on with --pretrained_model", metavar="FILM",
     )  # fmt: skip
-    predict_start: int = _flag(
+    predict_start: int = _testing(
         0, parse_int, "number of the first given frame of --predict_video, from 1; 0: the last frames are given",
-        minimum=0,
+        minimum=0, metavar="FRAME",
     )  # fmt: skip
-    num_save_samples: int = _flag(
-        10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0
-    )
+    num_save_samples: int = _testing(10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0)
 
-    img_channel: int = _flag(
+    img_channel: int = _data(
         1, parse_int,
         "channels of a frame: 1; also 3 (colour) with --dataset_name "
         + _one_of(name for name, entry in DATASETS.items() if 3 in entry.channels),
         minimum=1,
     )  # fmt: skip
-    img_width: int = _flag(
-        128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096
+    img_width: int = _data(
+        128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096,
+        metavar="PIXELS",
+    )  # fmt: skip
+    patch_size: int = _network(
+        8, parse_int, "side of the square of pixels that becomes one position; divides img_width", minimum=1,
+        metavar="PIXELS",
+    )  # fmt: skip
+    input_length: int = _data(10, parse_int, "frames given", minimum=1, metavar="FRAMES")
+    total_length: int = _data(30, parse_int, "frames given + predicted", minimum=2, maximum=10000, metavar="FRAMES")
+    filter_size: int = _network(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
+    num_hidden: str = _network(
+        "64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between", metavar="N,N,..."
     )
-    patch_size: int = _flag(
-        8, parse_int, "side of the square of pixels that becomes one position; divides img_width", minimum=1
-    )
-    input_length: int = _flag(10, parse_int, "frames given", minimum=1)
-    total_length: int = _flag(30, parse_int, "frames given + predicted", minimum=2, maximum=10000)
-    filter_size: int = _flag(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
-    num_hidden: str = _flag("64,64,64,64", parse_sizes, "hidden channels of each layer, equal, with commas between")
-    layer_norm: bool = _flag(True, parse_bool, "layer norm after the convolutions of the gates (e3d_lstm alone)")
-    norm_epsilon: float = _flag(
+    layer_norm: bool = _network(True, parse_bool, "layer norm after the convolutions of the gates (e3d_lstm alone)")
+    norm_epsilon: float = _network(
         1e-5, parse_float, "added to the variance in every norm; 1 keeps small states small, which learns sooner",
         above=0.0, maximum=FLOAT32_LIMIT,
     )  # fmt: skip
-    residual: bool = _flag(
+    residual: bool = _network(
         False, parse_bool, "the decoder predicts what is added to the frame fed last, in place of the next frame itself"
     )
 
-    l1_weight: float = _flag(
+    l1_weight: float = _training(
         1.0, parse_float, "weight of the absolute differences in the loss; 1 in the paper",
         minimum=0.0, maximum=FLOAT32_LIMIT,
     )  # fmt: skip
-    l1_from: int = _flag(0, parse_int, "iteration from which l1_weight counts; before it the weight is 0", minimum=0)
-    start_at_mean: bool = _flag(
+    l1_from: int = _training(
+        0, parse_int, "iteration from which l1_weight counts; before it the weight is 0", minimum=0, metavar="ITERATION"
+    )
+    start_at_mean: bool = _training(
         False, parse_bool, "the decoder's bias begins at the training clips' mean brightness, in place of 0"
     )
-    ema: float = _flag(
+    ema: float = _training(
         0.0, parse_float,
         "decay of a moving average of the weights, which tests and forecasts then use, as 0.999; 0: none",
         minimum=0.0, maximum=1 - 1e-7,
     )  # fmt: skip
-    reverse_input: bool = _flag(False, parse_bool, "take a second step on the time-reversed clip at every iteration")
-    scheduled_sampling: bool = _flag(
+    reverse_input: bool = _training(
+        False, parse_bool, "take a second step on the time-reversed clip at every iteration"
+    )
+    scheduled_sampling: bool = _training(
         True, parse_bool, "feed true frames with a probability eta that falls during training; False: never"
     )
-    sampling_start_value: float = _flag(1.0, parse_float, "eta at the start", minimum=0.0, maximum=1.0)
-    sampling_stop_iter: int = _flag(50000, parse_int, "eta is 0 from this iteration on", minimum=0)
-    sampling_changing_rate: float = _flag(
+    sampling_start_value: float = _training(1.0, parse_float, "eta at the start", minimum=0.0, maximum=1.0)
+    sampling_stop_iter: int = _training(
+        50000, parse_int, "eta is 0 from this iteration on", minimum=0, metavar="ITERATION"
+    )
+    sampling_changing_rate: float = _training(
         2e-5, parse_float, "how much eta falls an iteration", minimum=0.0, aliases=("sampling_delta_per_iter",)
     )
-    optimizer: str = _flag(
-        "sgd", parse_text, "sgd or adam", choices=OPTIMIZERS
+    optimizer: str = _training("sgd", parse_text, "how the weights are updated", choices=OPTIMIZERS)
+    betas: str = _training(
+        "0.95,0.9995", parse_betas, "of adam: decay of its means of gradients and of their squares", metavar="B1,B2"
     )
-    betas: str = _flag("0.95,0.9995", parse_betas, "of adam: decay of its means of gradients and of their squares")
-    lr: float = _flag(1e-3, parse_float, "learning rate", above=0.0, maximum=FLOAT32_LIMIT)
-    lr_schedule: str = _flag(
+    lr: float = _training(1e-3, parse_float, "learning rate", above=0.0, maximum=FLOAT32_LIMIT, metavar="RATE")
+    lr_schedule: str = _training(
         "", parse_schedule,
         "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
         "cosine:PEAK:ITERATIONS:WARMUP: a rise, then a fall to a hundredth of PEAK. kth: the table in docs/training.md",
     )  # fmt: skip
-    grad_clip: float = _flag(
+    grad_clip: float = _training(
         0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never",
-        minimum=0.0, maximum=FLOAT32_LIMIT,
+        minimum=0.0, maximum=FLOAT32_LIMIT, metavar="NORM",
     )  # fmt: skip
-    weight_decay: float = _flag(
+    weight_decay: float = _training(
         5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0, maximum=FLOAT32_LIMIT
     )
-    batch_size: int = _flag(4, parse_int, "clips in a batch, of each process of a job", minimum=1, maximum=65536)
-    max_iterations: int = _flag(400000, parse_int, "iterations to train", minimum=1, maximum=10**9)
-    display_interval: int = _flag(1, parse_int, "iterations between two lines of the log", minimum=1)
-    test_interval: int = _flag(500, parse_int, "iterations between two tests", minimum=1)
-    snapshot_interval: int = _flag(500, parse_int, "iterations between two checkpoints", minimum=1)
-    keep_checkpoints: int = _flag(
+    batch_size: int = _training(
+        4, parse_int, "clips in a batch, of each process of a job", minimum=1, maximum=65536, metavar="CLIPS"
+    )
+    max_iterations: int = _training(
+        400000, parse_int, "iterations to train", minimum=1, maximum=10**9, metavar="ITERATIONS"
+    )
+    display_interval: int = _training(
+        1, parse_int, "iterations between two lines of the log", minimum=1, metavar="ITERATIONS"
+    )
+    test_interval: int = _testing(500, parse_int, "iterations between two tests", minimum=1, metavar="ITERATIONS")
+    snapshot_interval: int = _training(
+        500, parse_int, "iterations between two checkpoints", minimum=1, metavar="ITERATIONS"
+    )
+    keep_checkpoints: int = _training(
         5, parse_int, "newest checkpoints to keep, beside the best; 0 keeps every one", minimum=0
     )
-    keep_pictures: int = _flag(
+    keep_pictures: int = _testing(
         5, parse_int, "newest tests of a training whose pictures are kept, beside the best; 0 keeps all", minimum=0
     )
-    test_max_clips: int = _flag(
-        0, parse_int, "clips of a test during training, spread evenly over the test set; 0: every clip", minimum=0
-    )
-    log_dir: str = _flag("", parse_text, "where curves and forecasts for VisualDL go; empty: not written")
+    test_max_clips: int = _testing(
+        0, parse_int, "clips of a test during training, spread evenly over the test set; 0: every clip", minimum=0,
+        metavar="CLIPS",
+    )  # fmt: skip
+    log_dir: str = _training("", parse_text, "where curves and forecasts for VisualDL go; empty: not written")
 
-    device: str = _flag(
+    device: str = _machine(
         "auto", parse_device,
         "auto (the first GPU, XPU or NPU that Paddle sees, else the CPU), cpu, gpu, xpu or npu, also gpu:N ...",
     )  # fmt: skip
-    precision: str = _flag(
+    precision: str = _machine(
         "fp32", parse_text,
         "of the convolutions: fp32, fp16 (with a dynamic loss scale) or bf16; emulated on a CPU, which takes more time",
         choices=PRECISIONS,
     )  # fmt: skip
-    deterministic: bool = _flag(
+    deterministic: bool = _machine(
         False, parse_bool, "on a GPU take cuDNN's algorithms that give the same bits each time, which are slower"
     )
-    allow_gpu_growth: bool = _flag(
+    allow_gpu_growth: bool = _machine(
         True, parse_bool, "take GPU memory as it is needed; False takes nearly the whole card at the start"
     )
-    recompute: bool = _flag(
+    recompute: bool = _machine(
         False, parse_bool, "keep only the states of each time step and compute the rest again: less memory, more time"
     )
-    num_workers: int = _flag(
+    num_workers: int = _machine(
         2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0, maximum=256
     )
-    video_cache_mb: int = _flag(
-        2048, parse_int, "memory for decoded videos, in MB, shared out among num_workers", minimum=1
+    video_cache_mb: int = _machine(
+        2048, parse_int, "memory for decoded videos, in MB, shared out among num_workers", minimum=1, metavar="MB"
     )
-    seed: int = _flag(
+    seed: int = _training(
         0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0, maximum=2**32 - 1
     )
 
@@ -427,23 +453,33 @@ def command_line_parser() -> argparse.ArgumentParser:
     """The parser of ``runp.py``: each flag of :class:`Config`, its value kept as a string."""
     parser = OneLineParser(
         prog="runp.py",
+        usage="python runp.py --flag value ... (each flag below, in any order)",
         description="Train or test the eidetic 3D LSTM (E3D-LSTM), or forecast how a video goes on.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    groups = {group: parser.add_argument_group(group) for group in GROUPS}
     for flag in fields(Config):
         names = [f"--{flag.name}", *(f"--{alias}" for alias in flag.metadata["aliases"])]
         default = "empty" if flag.default == "" else str(flag.default)
-        is_bool = flag.metadata["parse"] is parse_bool
-        parser.add_argument(
+        # A bare --reverse_input means True, a bare --resume the newest checkpoint.
+        alone = flag.metadata["parse"] in (parse_bool, parse_resume)
+        groups[flag.metadata["group"]].add_argument(
             *names,
             dest=flag.name,
-            metavar="BOOL" if is_bool else flag.name.split("_")[-1].upper(),
+            metavar=_metavar(flag),
             help=f"{flag.metadata['help']} (default: {default})".replace("%", "%%"),
-            # A bare --reverse_input means True, a bare --resume the newest checkpoint.
-            **({"nargs": "?", "const": "True"} if is_bool or flag.name == "resume" else {}),
+            **({"nargs": "?", "const": "True"} if alone else {}),
         )
     return parser
+
+
+def _metavar(flag: Field[Any]) -> str:
+    """What stands for a flag's value in --help: its choices, its unit, or what kind of value it is."""
+    if flag.metadata["choices"]:
+        return "{" + ",".join(flag.metadata["choices"]) + "}"
+    kinds = {parse_bool: "BOOL", parse_int: "N", parse_float: "NUMBER"}
+    return flag.metadata["metavar"] or kinds.get(flag.metadata["parse"]) or flag.name.split("_")[-1].upper()
 
 
 class OneLineParser(argparse.ArgumentParser):

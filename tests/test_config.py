@@ -218,6 +218,22 @@ def test_help_explains_every_flag_with_its_default():
         assert f"--{flag.name}" in text and flag.metadata["help"] in text
 
 
+def test_help_lists_the_flags_in_groups_with_choices_and_units_on_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command_line_parser().format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    _, *parts = re.split(r"^(\w+):\n", text.split("exit\n", 1)[1], flags=re.MULTILINE)  # after -h, --help
+    assert parts[::2] == ["run", "data", "network", "training", "testing", "machine"]
+    groups = dict(zip(parts[::2], parts[1::2]))
+    for flag in dataclasses.fields(Config):
+        assert f"  --{flag.name} " in groups[flag.metadata["group"]]
+    for group, shown in {
+        "data": "--dataset_name {action,mnist,folder}", "network": "--num_hidden N,N,...",
+        "training": "--grad_clip NORM", "machine": "--precision {fp32,fp16,bf16}",
+    }.items():  # fmt: skip
+        assert shown in groups[group]
+
+
 def test_help_and_a_wrong_flag_do_not_load_paddle():
     code = (
         "import sys, runp\n"
