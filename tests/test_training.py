@@ -1,9 +1,14 @@
 """The training and test loops, scheduled sampling, data order and checkpoints, in process."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
+import pty
+import re
+import struct
+import termios
 
 import cv2
 import numpy as np
@@ -19,6 +24,7 @@ from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import FrameMetrics, table, write_pictures
+from src.reports.training_report import Progress
 from src.step import predict, prediction_loss, train_on_batch
 from src.utils.metrics import BASELINES, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
@@ -167,11 +173,32 @@ def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kt
     printed = capsys.readouterr().out
     for iteration in range(1, 6):
         assert f"iteration {iteration}/5, loss " in log and f"iteration {iteration}/5, loss " in printed
-    for part in ("lr 0.001", "eta 0.9999", "s/it", "frames/s", "left 0:00:0"):
+    for part in ("lr 0.001", "sampling 0.9999", "s/it", "frames/s", "left 0:00:0"):
         assert part in log
     with pytest.raises(UserError, match=r"--save_dir .*already holds checkpoints of a run \(the newest: 5\)"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("columns", "more"), [(80, ""), (120, ", sampling 0.543, 10 frames/s")])
+def test_the_bar_of_a_long_run_shows_time_left_loss_and_rate_on_the_columns_there_are(monkeypatch, columns, more):
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    with os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        progress = Progress(Config(max_iterations=415000), 123456)
+        progress.bar.start_t -= 30  # as if the first iteration had taken half a minute
+        progress.bar.last_print_t -= 30
+        progress.step(123457, 0.0123456, 1.25e-5, 0.54321, 12.345, 0.1)
+        progress.close()
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += os.read(main, 10000)
+    os.close(main)
+    shown = shown.decode().rstrip().split("\r")[-1]
+    start, bar, end = shown.split("|")
+    assert len(shown) <= columns and len(bar) >= 5 and start == "123457/415000"
+    assert re.fullmatch(rf" \d\d\.\d\ds/it, left \d{{4}}:\d\d:\d\d, loss 0.01235, lr 1.25e-05{more}", end)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):

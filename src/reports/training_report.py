@@ -42,6 +42,9 @@ CURVES_FILE = "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
 POINTS = 2000  # of a curve; more cannot be told apart
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
+# Of the progress bar; tqdm's own has no room for all of it on 80 columns.
+BAR = "{n_fmt}/{total_fmt}|{bar}| {rate_inv_fmt}, left {remaining}{postfix}"
+WIDE_TERMINAL = 110  # columns that have room for more than loss and learning rate
 ZOOM_TO = 64  # pixels: smaller frames are enlarged in VisualDL's pictures
 
 logger = logging.getLogger("e3d_lstm")
@@ -69,8 +72,9 @@ class Progress:
         self.config = config
         self.mean_seconds: float | None = None
         self.bar = tqdm(
-            total=config.max_iterations, initial=iterations_done, unit="it", dynamic_ncols=True, disable=None
-        )
+            total=config.max_iterations, initial=iterations_done, unit="it", dynamic_ncols=True, disable=None,
+            bar_format=BAR,
+        )  # fmt: skip
 
     def step(self, iteration: int, loss: float, lr: float, eta: float, seconds: float, reading: float) -> None:
         """Show an iteration: its loss, learning rate, probability of a true frame, and seconds (for reading alone)."""
@@ -81,10 +85,12 @@ class Progress:
             return
         speed = ranks.world_size() * self.config.batch_size * self.config.total_length / seconds
         left = datetime.timedelta(seconds=round(self.mean_seconds * (self.config.max_iterations - iteration)))
-        # The bar itself shows time per iteration and time left; 80 columns have to hold it all.
-        self._on_bar(self.bar.set_postfix_str, f"loss {loss:.4g}, lr {lr:.3g}, eta {eta:.3f}, {speed:.0f} f/s")
+        text = f"loss {loss:.4g}, lr {lr:.3g}"
+        if not self.bar.disable and (self.bar.format_dict["ncols"] or 0) >= WIDE_TERMINAL:
+            text += f", sampling {eta:.3f}, {speed:.0f} frames/s"
+        self._on_bar(self.bar.set_postfix_str, text)
         logger.info(
-            "iteration %d/%d, loss %.4f, lr %.3g, eta %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
+            "iteration %d/%d, loss %.4f, lr %.3g, sampling %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
             iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
             extra={"on_bar": True},
         )  # fmt: skip
