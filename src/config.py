@@ -37,6 +37,7 @@ from src.flag_values import (
     split_paths,
 )
 from src.models.model_factory import MODELS
+from src.one_line_parser import OneLineParser
 
 GROUPS = ("run", "data", "network", "training", "testing", "machine")  # of flags, in the order of --help
 OPTIMIZERS = ("sgd", "adam")
@@ -482,27 +483,6 @@ def _metavar(flag: Field[Any]) -> str:
     return flag.metadata["metavar"] or kinds.get(flag.metadata["parse"]) or flag.name.split("_")[-1].upper()
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Raises a UserError of one line; argparse itself prints its whole usage before an error, and ends the program.
-
-    Args:
-        prog: the program's path from the project's root, as scripts/prepare_kth.py.
-    """
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message.removeprefix('argument ')}; see python {self.prog} --help")
-
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flag = unknown[0].split("=")[0]
-            known_flags = [name for name in self._option_string_actions if name.startswith("--")]
-            close = difflib.get_close_matches(flag, known_flags, 1)
-            advice = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
-            raise UserError(f"{flag} is not a flag; {advice}")
-        return known
-
-
 def _checked(name: str, value: Any, rules: Any) -> Any:
     """The parsed value of a flag, or a UserError that names it."""
     try:
@@ -510,7 +490,8 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
     except ValueError as error:
         raise UserError(f"--{name} {value}: {error}") from None
     if rules["choices"] and parsed not in rules["choices"]:
-        raise UserError(f"--{name} {value}: there is no such {name}; known: {', '.join(rules['choices'])}")
+        known = f"{', '.join(rules['choices'])}{_advice(parsed, rules['choices'])}"
+        raise UserError(f"--{name} {value}: there is no such {name}; known: {known}")
     if rules["minimum"] is not None and parsed < rules["minimum"]:
         raise UserError(f"--{name} {value}: expected {rules['minimum']} or more")
     if rules["maximum"] is not None and parsed > rules["maximum"]:
@@ -518,6 +499,18 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
     if rules["above"] is not None and parsed <= rules["above"]:
         raise UserError(f"--{name} {value}: expected a number above {rules['above']:g}")
     return parsed
+
+
+def _advice(value: str, choices: Collection[str]) -> str:
+    """Which choice may be meant: one that is spelt nearly so, or the one whose help says so (kth: action)."""
+
+    def letters(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    help = {name: getattr(choices[name], "help", "") if isinstance(choices, Mapping) else "" for name in choices}
+    said = [name for name in help if value and letters(value) in letters(help[name])]
+    meant = difflib.get_close_matches(value.lower(), choices, 1) or (said if len(said) == 1 else [])
+    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def _check_writable(flag: str, directory: str) -> None:

@@ -155,9 +155,17 @@ def test_every_flag_with_a_limit_is_in_the_list_of_bad_values():
         (["--zzzzzzzz"], "--zzzzzzzz is not a flag; see python runp.py --help"),
         (["--save", "x"], "--save is not a flag"),
         (["stray"], "stray is not a flag"),
+        (["--batch_size", "64", "--num_hidden", "64", "64"],
+         "--num_hidden 64 64: expected one value; write it with commas: --num_hidden 64,64"),
+        (["--betas", "0.9,", "0.999"], "expected one value; write it with commas: --betas 0.9,0.999"),
+        (["--save_dir", "my", "run"], "--save_dir my run: expected one value; write it in quotes if it has spaces"),
         (["--lr"], "--lr: expected one argument"),
         (["--lr", "-1"], "--lr -1: expected a number above 0"),
-    ],
+        (["--dataset_name", "kth"], "known: action, mnist, folder; did you mean action?"),
+        (["--dataset_name", "moving-mnist"], "did you mean mnist?"),
+        (["--model_name", "E3D-LSTM"], "did you mean e3d_lstm?"),
+        (["--optimizer", "adamw"], "known: sgd, adam; did you mean adam?"),
+    ],  # fmt: skip
 )
 def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError) as error:

@@ -176,6 +176,28 @@ def test_a_root_without_kth_folders_says_what_is_expected(tmp_path):
         KTHAction(tmp_path / "file", "train", 4, 16)
 
 
+def test_a_root_that_is_a_level_too_deep_or_too_shallow_is_answered_with_the_right_one(tmp_path, monkeypatch):
+    recording = write_recording(tmp_path / "data" / "kth", "person01_boxing_d1", range(1, 5))
+    (recording.parent / "person02_boxing_d1_uncomp.avi").touch()
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("data", "data/kth/boxing", "data/kth/boxing/", "data/kth/boxing/person01_boxing_d1"):
+        with pytest.raises(UserError, match=rf"^{wrong}: none of the folders boxing, .*; give data/kth$"):
+            KTHAction(wrong, "train", 4, 16)
+    with pytest.raises(UserError, match=rf"; give {tmp_path}/data/kth$"):
+        KTHAction(recording, "train", 4, 16)
+    monkeypatch.chdir(recording.parent)
+    with pytest.raises(UserError, match=r"^\.: none of the folders boxing, .*; give \.\.$"):
+        KTHAction(".", "train", 4, 16)
+
+
+def test_frames_of_other_names_are_answered_with_the_names_that_are_read(tmp_path):
+    recording = write_recording(tmp_path, "person01_boxing_d1", range(1, 5), suffix="jpeg")
+    for picture in recording.iterdir():
+        picture.rename(recording / picture.name.replace("image_000", "frame-"))
+    with pytest.raises(UserError, match=r"d1/frame-1.jpeg is not read; names are read as image_0001.jpg: image, a num"):
+        KTHAction(tmp_path, "train", 4, 16)
+
+
 @pytest.mark.parametrize("name", ["person01_boxing_d1_uncomp.avi", "boxing.zip"])
 def test_videos_outside_of_the_actions_folders_are_answered_with_the_way_to_prepare_them(tmp_path, name):
     (tmp_path / name).write_bytes(b"RIFF")

@@ -544,6 +544,13 @@ def test_own_films_that_cannot_be_used_are_named(tmp_path, spoil, part):
         FolderClips(root, "train", 6, 16)
 
 
+def test_a_folder_of_films_that_is_a_level_too_deep_or_too_shallow_is_answered_with_the_right_one(tmp_path):
+    root = own_films(tmp_path / "films")
+    for wrong in (root.parent, root / "train", root / "train" / "street"):
+        with pytest.raises(UserError, match=rf"^{wrong}: there is no train/ in it, but {root} holds it; give {root}$"):
+            FolderClips(wrong, "train", 6, 16)
+
+
 def test_own_films_without_a_clip_say_what_is_there(tmp_path):
     root = own_films(tmp_path)
     with pytest.raises(UserError, match=r"no clip of 13 consecutive frames; the longest run is 12, in .*cars.avi"):

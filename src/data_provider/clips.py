@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -161,6 +161,20 @@ class ClipDataset(paddle.io.Dataset):
     def longest_run(self) -> tuple[int, str]:
         """The most consecutive frames of a recording, and its path."""
         return max((longest_run(recording.numbers), recording.path) for recording in self.recordings)
+
+
+def nearby_root(root: str, expected: Collection[str]) -> str | None:
+    """The folder that holds the expected folders, where ``root`` is one of these, or a recording in one, or the folder
+    above the right one; None where it is none of that."""
+    path = os.path.abspath(root)
+    for folder in (path, os.path.dirname(path)):
+        if os.path.basename(folder) in expected:
+            right = os.path.dirname(folder)
+            return right if os.path.isabs(root) else os.path.relpath(right)
+    for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+        if any(os.path.isdir(os.path.join(root, name, inner)) for inner in expected):
+            return os.path.join(root, name)
+    return None
 
 
 def clip_starts(numbers: np.ndarray, seq_length: int, stride: int) -> list[int]:

@@ -21,6 +21,7 @@ from src.data_provider.clips import (
     PICTURE_SUFFIXES,
     ClipDataset,
     Recording,
+    nearby_root,
     numbered_pictures,
     read_picture,
     recording_of_video,
@@ -61,6 +62,9 @@ class FolderClips(ClipDataset):
         if mode not in MODES:
             raise ValueError(f"mode must be train or test, got {mode!r}")
         folder = os.path.join(root, mode)
+        right = None if os.path.isdir(folder) else nearby_root(root, MODES)
+        if right:
+            raise UserError(f"{root}: there is no {mode}/ in it, but {right} holds it; give {right}")
         recordings = find_recordings(folder)
         super().__init__(recordings, seq_length, img_width, channels, cache_bytes=cache_bytes)
         if not recordings:

@@ -16,6 +16,7 @@ from src.data_provider.clips import (
     DEFAULT_CACHE,
     ClipDataset,
     Recording,
+    nearby_root,
     numbered_pictures,
     recording_of_video,
 )
@@ -76,6 +77,12 @@ class KTHAction(ClipDataset):
 
     def _why_no_clip(self) -> str:
         if not self.recordings:
+            unread = _unread_picture(self.root, self.mode)
+            if unread:
+                return (
+                    f"{self.root}: {unread} is not read; names are read as image_0001.jpg: image, a number, and "
+                    f".{', .'.join(PICTURE_SUFFIXES)}; rename the frames (--dataset_name folder reads other names)"
+                )
             first, last = PERSONS[self.mode][0], PERSONS[self.mode][-1]
             return (
                 f"{self.root}: nothing of the persons {first:02d} to {last:02d} that {self.mode} uses (folders "
@@ -99,8 +106,7 @@ def _find_recordings(root: str, mode: str) -> list[Recording]:
             folder = os.path.join(root, action)
             names = sorted(os.listdir(folder))
             for name in names:
-                person = name[PERSON_DIGITS]
-                if not (person.isdecimal() and int(person) in PERSONS[mode]):
+                if not _is_of(mode, name):
                     continue
                 path = os.path.join(folder, name)
                 if os.path.isdir(path):
@@ -116,6 +122,21 @@ def _find_recordings(root: str, mode: str) -> list[Recording]:
         return recordings
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the data set's folder") from None
+
+
+def _is_of(mode: str, name: str) -> bool:
+    person = name[PERSON_DIGITS]
+    return person.isdecimal() and int(person) in PERSONS[mode]
+
+
+def _unread_picture(root: str, mode: str) -> str | None:
+    """A picture in the folder of a recording whose name is not one of a frame."""
+    for action in ACTIONS:
+        for path, _, names in sorted(os.walk(os.path.join(root, action))):
+            for name in sorted(names):
+                if _is_of(mode, os.path.basename(path)) and name.lower().endswith(PICTURE_SUFFIXES):
+                    return os.path.join(path, name)
+    return None
 
 
 def _sequences_of(root: str) -> dict[str, Ranges]:
@@ -138,6 +159,9 @@ def _video(path: str, action: str, sequences: dict[str, Ranges]) -> Recording | 
 def _why_no_action(root: str) -> str:
     if not os.path.isdir(root):
         return f"{root}: not a folder; give the folder that holds {', '.join(ACTIONS)}"
+    right = nearby_root(root, ACTIONS)
+    if right:
+        return f"{root}: none of the folders {', '.join(ACTIONS)} is in it, but {right} holds them; give {right}"
     videos = sorted(name for name in os.listdir(root) if is_video(name) or name.lower().endswith(".zip"))
     if videos:
         return (

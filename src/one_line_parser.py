@@ -1,0 +1,45 @@
+"""OneLineParser: argparse with mistakes answered in one line, for runp.py and the scripts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import itertools
+import sys
+from collections.abc import Sequence
+
+from src.errors import UserError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Raises a UserError of one line; argparse itself prints its whole usage before an error, and ends the program.
+
+    Args:
+        prog: the program's path from the project's root, as scripts/prepare_kth.py.
+    """
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message.removeprefix('argument ')}; see python {self.prog} --help")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            given = list(sys.argv[1:] if args is None else args)
+            self._refuse_further_value(given, unknown[0])
+            flag = unknown[0].split("=")[0]
+            known_flags = [name for name in self._option_string_actions if name.startswith("--")]
+            close = difflib.get_close_matches(flag, known_flags, 1)
+            advice = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
+            raise UserError(f"{flag} is not a flag; {advice}")
+        return known
+
+    def _refuse_further_value(self, given: Sequence[str], word: str) -> None:
+        """Say so where the word that is no flag stands behind a flag and its value: --num_hidden 64 64."""
+        for at, flag in enumerate(given):
+            values = list(itertools.takewhile(lambda part: not part.startswith("-"), given[at + 1 :]))
+            action = self._option_string_actions.get(flag)
+            if action and word in values[1:]:
+                joined = ",".join(value.strip(",") for value in values)
+                several = "," in str(action.metavar)
+                advice = f"with commas: {flag} {joined}" if several else f"in quotes if it has spaces: {flag} '...'"
+                raise UserError(f"{flag} {' '.join(values)}: expected one value; write it {advice}")
