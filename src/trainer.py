@@ -141,12 +141,14 @@ def _loop(
 def _test(run: Run, test_clips: paddle.io.Dataset, report: TrainingReport, stop: StopRequest) -> None:
     """Test the present weights, or their moving average where the run keeps one."""
     iteration = run.finished
+    started = time.perf_counter()
     try:
         with run.average.in_use() if run.average else contextlib.nullcontext():
             metrics = evaluate(run.config, run.model, test_clips, str(iteration), iteration, stop, report)
     except LostFile as error:
         logger.warning("no test after iteration %d, as every one of its clips is needed: %s", iteration, error)
         return
+    report.advise_on_tests(iteration, metrics["sequences"], time.perf_counter() - started)
     report.test(iteration, metrics)  # first: a kill between the two has the test done again, not its line lost
     run.record_test(metrics)
     report.remove_old_pictures(run.best)

@@ -24,7 +24,7 @@ from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import FrameMetrics, table, write_pictures
-from src.reports.training_report import Progress
+from src.reports.training_report import Progress, TrainingReport
 from src.step import predict, prediction_loss, train_on_batch
 from src.utils.metrics import BASELINES, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
@@ -199,6 +199,34 @@ def test_the_bar_of_a_long_run_shows_time_left_loss_and_rate_on_the_columns_ther
     start, bar, end = shown.split("|")
     assert len(shown) <= columns and len(bar) >= 5 and start == "123457/415000"
     assert re.fullmatch(rf" \d\d\.\d\ds/it, left \d{{4}}:\d\d:\d\d, loss 0.01235, lr 1.25e-05{more}", end)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "clips", "advice"),
+    [
+        (350, 4000, "tests of 4000 clips will take 41 % of the run; --test_max_clips 200 makes it 3 %"),
+        (350, 60, "tests of 60 clips will take 41 % of the run; --test_interval 5000 makes it 7 %"),
+        (50, 4000, None),  # a tenth of the run
+    ],
+)
+def test_a_training_whose_tests_take_long_says_so_once(tmp_path, caplog, seconds, clips, advice):
+    caplog.set_level("INFO", "e3d_lstm")
+    report = TrainingReport(Config(save_dir=tmp_path, max_iterations=2000, test_interval=500), 0, 0, "cpu")
+    for number in range(3):
+        for iteration in range(10):
+            report.step(iteration + 1, 1.0, 1e-3, 1.0, None, 100.0 if iteration == 0 else 1.0)  # the first is slow
+        report.advise_on_tests(500 * (number + 1), clips, seconds)
+    report.close()
+    assert caplog.messages == ([advice] if advice else [])
+
+
+def test_tests_that_are_soon_over_are_no_matter_for_advice(tmp_path, caplog):
+    caplog.set_level("INFO", "e3d_lstm")
+    report = TrainingReport(Config(save_dir=tmp_path, max_iterations=20, test_interval=5), 0, 0, "cpu")
+    report.step(1, 1.0, 1e-3, 1.0, None, 0.1)
+    report.advise_on_tests(5, 4000, 10.0)
+    report.close()
+    assert caplog.messages == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ from src.utils.metrics import UNITS, to_uint8
 CURVES_FILE = "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
 POINTS = 2000  # of a curve; more cannot be told apart
+LONG_TESTS = 0.2  # of a training's time is worth a line of advice,
+LONG_SECONDS = 60  # where the tests to come take more than this
+FEWER_CLIPS = 200  # of a test, which tell much the same
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 # Of the progress bar; tqdm's own has no room for all of it on 80 columns.
 BAR = "{n_fmt}/{total_fmt}|{bar}| {rate_inv_fmt}, left {remaining}{postfix}"
@@ -121,6 +125,7 @@ class TrainingReport:
         self.failed: set[str] = set()
         self.visual_dl: Any = None
         self.losses = self.metrics = None
+        self.iteration_seconds: deque[float] | None = deque(maxlen=100)  # None after the advice on tests
         if iteration == 0:
             for name in (CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE):
                 self._attempt(name, _keep_earlier, os.path.join(config.save_dir, name))
@@ -133,6 +138,8 @@ class TrainingReport:
     def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float | None, seconds: float) -> None:
         """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None where
         its step was skipped), seconds."""
+        if self.iteration_seconds is not None:
+            self.iteration_seconds.append(seconds)
         values = (loss, lr, eta, norm, seconds)
         self._attempt(LOSSES_FILE, self._append, self.losses, (iteration, *values))
         for name, value in zip(LOSSES[1:-1], values):
@@ -146,6 +153,29 @@ class TrainingReport:
         for name in UNITS:
             self._scalar(f"test/{name}", metrics["model"][name], iteration)
         self._attempt(CURVES_FILE, draw_curves, self.config.save_dir)
+
+    def advise_on_tests(self, iteration: int, clips: int, seconds: float) -> None:
+        """Say once, after the first test, if tests will take much of the training, and which flag makes it less.
+
+        Args:
+            iteration: of the test.
+            clips: of the test.
+            seconds: that it took.
+        """
+        if not self.iteration_seconds:
+            return
+        interval = self.config.test_interval
+        trained = interval * float(np.median(self.iteration_seconds))  # seconds between two tests
+        self.iteration_seconds = None
+        to_come = (self.config.max_iterations - iteration) // interval * seconds
+        if seconds < LONG_TESTS * (seconds + trained) or to_come < LONG_SECONDS:
+            return
+        if clips > FEWER_CLIPS:
+            flag, less = f"--test_max_clips {FEWER_CLIPS}", seconds * FEWER_CLIPS / clips
+        else:
+            flag, less = f"--test_interval {10 * interval}", seconds / 10
+        share, left = (100 * test / (test + trained) for test in (seconds, less))
+        logger.info("tests of %d clips will take %.0f %% of the run; %s makes it %.0f %%", clips, share, flag, left)
 
     def remove_old_pictures(self, best: Mapping[str, Any] | None) -> None:
         """Remove the pictures of all but the newest --keep_pictures tests of this run and of the best one.
