@@ -508,7 +508,7 @@ def _advice(value: str, choices: Collection[str]) -> str:
         return "".join(filter(str.isalnum, text.lower()))
 
     help = {name: getattr(choices[name], "help", "") if isinstance(choices, Mapping) else "" for name in choices}
-    said = [name for name in help if value and letters(value) in letters(help[name])]
+    said = [name for name in help if letters(value) and letters(value) in letters(help[name])]
     meant = difflib.get_close_matches(value.lower(), choices, 1) or (said if len(said) == 1 else [])
     return f"; did you mean {meant[0]}?" if meant else ""
 

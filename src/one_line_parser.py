@@ -35,10 +35,12 @@ class OneLineParser(argparse.ArgumentParser):
 
     def _refuse_further_value(self, given: Sequence[str], word: str) -> None:
         """Say so where the word that is no flag stands behind a flag and its value: --num_hidden 64 64."""
+        if self._get_positional_actions():  # the word may be one of these
+            return
         for at, flag in enumerate(given):
             values = list(itertools.takewhile(lambda part: not part.startswith("-"), given[at + 1 :]))
             action = self._option_string_actions.get(flag)
-            if action and word in values[1:]:
+            if action and action.nargs in (None, "?") and word in values[1:]:
                 joined = ",".join(value.strip(",") for value in values)
                 several = "," in str(action.metavar)
                 advice = f"with commas: {flag} {joined}" if several else f"in quotes if it has spaces: {flag} '...'"

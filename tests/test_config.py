@@ -14,6 +14,7 @@ from src.data_provider.datasets_factory import DATASETS, DataSet
 from src.errors import UserError
 from src.flag_values import split_paths
 from src.models.model_factory import MODELS, Model
+from src.one_line_parser import OneLineParser
 from tests.helpers import ROOT
 
 
@@ -171,6 +172,17 @@ def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError) as error:
         Config.from_command_line(arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_word_too_many_is_not_taken_for_a_value_where_a_script_has_positions_or_flags_of_several_values():
+    parser = OneLineParser(prog="scripts/some.py")
+    parser.add_argument("--actions", nargs="+")
+    parser.add_argument("--out")
+    with pytest.raises(UserError, match="^--out a b: expected one value"):
+        parser.parse_args(["--actions", "boxing", "b", "--out", "a", "b"])
+    parser.add_argument("checkpoint")
+    with pytest.raises(UserError, match="^b is not a flag"):
+        parser.parse_args(["--out", "a", "checkpoint", "b"])
 
 
 def run_settings(tmp_path, **settings):

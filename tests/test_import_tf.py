@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="no TensorFlow; E3D_TENSORFLOW_PYTHON may name a Python that has it")
-def test_a_checkpoint_that_tensorflow_writes_is_imported_and_tested(tmp_path, kth_sample, capsys, undrawn):
+def test_a_checkpoint_that_tensorflow_writes_is_imported(tmp_path, capsys):
     golden = load_golden("net_small.npz")
     np.savez(tmp_path / "variables.npz", **saved_variables(golden))
     command = [TENSORFLOW, "-c", WRITER, tmp_path / "variables.npz", tmp_path / "tf" / "model.ckpt"]

@@ -164,16 +164,19 @@ class ClipDataset(paddle.io.Dataset):
 
 
 def nearby_root(root: str, expected: Collection[str]) -> str | None:
-    """The folder that holds the expected folders, where ``root`` is one of these, or a recording in one, or the folder
-    above the right one; None where it is none of that."""
+    """The folder that holds the expected folders, where ``root`` is the one above it, one of the expected, or a
+    recording in one of these; None where it is none of that."""
+    try:
+        for name in sorted(os.listdir(root)):
+            if any(os.path.isdir(os.path.join(root, name, inner)) for inner in expected):
+                return os.path.join(root, name)
+    except OSError:  # no folder, or one that may not be read: those above it may be the right one all the same
+        pass
     path = os.path.abspath(root)
     for folder in (path, os.path.dirname(path)):
         if os.path.basename(folder) in expected:
             right = os.path.dirname(folder)
             return right if os.path.isabs(root) else os.path.relpath(right)
-    for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
-        if any(os.path.isdir(os.path.join(root, name, inner)) for inner in expected):
-            return os.path.join(root, name)
     return None
 
 
