@@ -70,7 +70,7 @@ def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
 
 
 def test_a_run_is_continued_from_the_command_line_after_sigterm(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=400, display_interval=1, snapshot_interval=1000)
+    config = settings_for(kth_sample, tmp_path, max_iterations=100000, display_interval=1, snapshot_interval=100000)
     arguments = [sys.executable, str(ROOT / "runp.py"), "--resume"]
     for flag in dataclasses.fields(Config):
         if flag.name != "resume":
@@ -78,7 +78,7 @@ def test_a_run_is_continued_from_the_command_line_after_sigterm(kth_sample, tmp_
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "no checkpoint in" in "".join(next(process.stdout) for _ in range(3))
     for line in process.stdout:
-        if "iteration 3/400" in line:
+        if "iteration 3/100000" in line:
             process.send_signal(signal.SIGTERM)
             break
     process.communicate(timeout=60)

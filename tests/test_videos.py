@@ -181,7 +181,7 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(tmp_path):
         time.sleep(0.005)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # far more than it takes, for a busy machine
     while processes_of_group(process.pid):  # the pool's end with it
         assert time.monotonic() < deadline
         time.sleep(0.05)
