@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 OFFICIAL_EPSILON = 1e-12  # of the norms in the official code
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4  # relative L2
+LONGEST_WAIT = 300  # seconds, for what takes some on a quiet machine: others may be at work on this one
 
 
 def as_window(x):

@@ -14,7 +14,7 @@ import runp
 from scripts.make_sample_data import make_tree
 from src.checkpoints.checkpoint import checkpoints
 from src.config import Config
-from tests.helpers import ROOT
+from tests.helpers import LONGEST_WAIT, ROOT
 
 # The two commands that scripts of other projects and old notes contain, flag for flag.
 TRAIN_COMMAND = """--num_save_samples 10 --train_data_paths DATA --is_training True --dataset_name action
@@ -56,7 +56,7 @@ def arguments_of(command, data, checkpoint, **changes):
 def run(arguments, folder, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "runp.py"), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, env={**os.environ, **environment}, timeout=300,
+        stdin=subprocess.DEVNULL, env={**os.environ, **environment}, timeout=LONGEST_WAIT,
     )  # fmt: skip
 
 
@@ -291,7 +291,7 @@ def long_run(kth_sample, folder, **changes):
 def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, tmp_path, number, status, num_workers):
     process = long_run(kth_sample, tmp_path, num_workers=num_workers)
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C, and a launcher's SIGTERM
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == status and error.endswith(f"runp.py: stopped by {number.name}\n"), error
     assert error.count("\n") == 3 and "stopping at the next safe point" in error
     (iteration,) = checkpoints(str(tmp_path / "ck"))
@@ -303,7 +303,7 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, t
 def test_a_closed_pipe_does_not_end_a_training(kth_sample, tmp_path):
     process = long_run(kth_sample, tmp_path, max_iterations=12)
     process.stdout.close()
-    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+    assert process.wait(timeout=LONGEST_WAIT) == 0 and process.stderr.read() == ""
     process.stderr.close()
     assert checkpoints(str(tmp_path / "ck")) == [12]
 

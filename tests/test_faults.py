@@ -30,7 +30,7 @@ from src.models.model_factory import build_model
 from src.runtime.signals import SIGNALS
 from src.step import prediction_loss
 from tests.conftest import settings_for
-from tests.helpers import ROOT
+from tests.helpers import LONGEST_WAIT, ROOT
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -117,12 +117,13 @@ def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run
     )  # fmt: skip
     flags = repr(dataclasses.asdict(config))
     result = subprocess.run(
-        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"], capture_output=True, text=True,
+        timeout=2 * LONGEST_WAIT,
     )
     assert result.returncode == 0, result.stderr
     killed, reached = map(int, result.stdout.split())
     assert killed == 12 and reached >= 6  # every other run was left alone until it had gone on
-    until = time.monotonic() + 60  # the system ends the reading processes soon, on a busy machine less so
+    until = time.monotonic() + LONGEST_WAIT  # the system ends the reading processes soon, on a busy machine less so
     while [process for process in psutil.process_iter() if is_alive_with(process, str(tmp_path))]:
         assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.1)
@@ -462,11 +463,12 @@ def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
         "next(batches)\n"
         "print(*(child.pid for child in psutil.Process().children()))"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_WAIT)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     pids = [int(pid) for pid in result.stdout.split()]
     assert len(pids) == 2
-    until = time.monotonic() + 60  # the system ends them soon, on a busy machine less so
+    until = time.monotonic() + LONGEST_WAIT  # the system ends them soon, on a busy machine less so
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.05)

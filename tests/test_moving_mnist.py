@@ -28,7 +28,7 @@ from src.data_provider import npz_frames
 from src.data_provider.loader import test_batches
 from src.data_provider.mnist import MovingMNIST
 from src.errors import LostFile, UserError
-from tests.helpers import ROOT
+from tests.helpers import LONGEST_WAIT, ROOT
 
 SCRIPT = ROOT / "scripts" / "make_moving_mnist.py"
 SMALL = Motion(digits=2, size=24, length=6, digit_size=12, speed=2.5)
@@ -287,7 +287,7 @@ def test_stopping_it_leaves_nothing_behind(tmp_path, number, name):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=LONGEST_WAIT)
     finally:
         process.kill()
     assert process.returncode == 130 and error.endswith("nothing is left of the unfinished file\n"), error

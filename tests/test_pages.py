@@ -30,7 +30,7 @@ from src.reports.pictures import ERROR_COLOURS
 from src.reports.saved_clips import read_clip
 from src.reports.web_page import Line, chart
 from tests.conftest import settings_for
-from tests.helpers import ROOT, script
+from tests.helpers import LONGEST_WAIT, ROOT, script
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BASELINES = ("repeat_last_frame", "mean_frame")
@@ -99,7 +99,7 @@ def browse(tmp_path_factory):
             "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},900",
             f"--virtual-time-budget={milliseconds}", *flags, "--dump-dom", page.as_uri(),
         ]  # fmt: skip
-        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT)
         assert found.returncode == 0, found.stderr
         document = Document(found.stdout)
         result = document.all("body")[0].get("data-probe")

@@ -23,7 +23,7 @@ from src.flag_values import LR_SCHEDULES
 from src.runtime.signals import Stopped
 from src.utils.optimizer import build_optimizer, build_schedule, gradient_norm
 from tests.conftest import settings_for
-from tests.helpers import ROOT, assert_same_checkpoint, losses_of, rows_of, stop_after
+from tests.helpers import LONGEST_WAIT, ROOT, assert_same_checkpoint, losses_of, rows_of, stop_after
 
 TABLE = [
     (1e-3, 20000), (5e-4, 20000), (2.5e-4, 20000), (1e-4, 25000), (5e-5, 30000), (2e-5, 30000), (1e-5, 30000),
@@ -81,7 +81,7 @@ def test_a_run_is_continued_from_the_command_line_after_sigterm(kth_sample, tmp_
         if "iteration 3/100000" in line:
             process.send_signal(signal.SIGTERM)
             break
-    process.communicate(timeout=60)
+    process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 143
     (stopped,) = checkpoints(config.save_dir)
     result = subprocess.run([*arguments, "--max_iterations", str(stopped + 2)], capture_output=True, text=True)

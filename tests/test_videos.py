@@ -26,7 +26,7 @@ from src.data_provider.videos import VideoCache, count_frames, frames_of
 from src.errors import LostFile, UserError
 from src.runtime.files import lock
 from tests.conftest import settings_for
-from tests.helpers import ROOT, script, write_video
+from tests.helpers import LONGEST_WAIT, ROOT, script, write_video
 
 
 def prepare(*arguments):
@@ -181,7 +181,7 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(tmp_path):
         time.sleep(0.005)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60  # far more than it takes, for a busy machine
+    deadline = time.monotonic() + LONGEST_WAIT
     while processes_of_group(process.pid):  # the pool's end with it
         assert time.monotonic() < deadline
         time.sleep(0.05)
