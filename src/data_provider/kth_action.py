@@ -14,6 +14,7 @@ import os
 from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
+    PICTURE_SUFFIXES,
     ClipDataset,
     Recording,
     nearby_root,
