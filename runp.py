@@ -13,12 +13,14 @@ SIGTERM, 129 by a lost connection.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 
 from src.config import Config
 from src.errors import UserError
+from src.flag_values import list_flags
 from src.runtime import ranks
 from src.runtime.process_env import set_gpu_allocator
 from src.runtime.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
@@ -51,10 +53,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave(f"the package {error.name} is not installed for {sys.executable}; see Install in README.md", 2)
     except UserError as error:
         return _leave(str(error), 2)
+    except ImportError as error:
+        if ".so" not in str(error):  # a fault of ours
+            raise
+        return _leave(f"a library cannot be loaded ({error}); free memory, or see Install in README.md", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "can't start new thread" in str(error)):
+            raise
+        return _leave(_out_of_memory(config, error), 2)
     except Stopped as stop:
         return _leave(str(stop), stop.status)
     except KeyboardInterrupt:
         return _leave("stopped by SIGINT", 130)
+
+
+def _out_of_memory(config: Config, error: Exception) -> str:
+    """What was asked for, and the flags that decide how much memory a run takes."""
+    # Paddle's message has many lines; numpy's goes on with a shape.
+    found = re.search(r"(Fail to alloc|Unable to allocate|Cannot allocate)( memory of)? [\d.]+ ?\w*", str(error))
+    flags = ["img_width", "total_length", "num_hidden"]
+    if not config.predict_video and config.batch_size > 1:
+        flags.insert(0, "batch_size")
+    advice = f"lower one of {list_flags(flags, vars(config))}"
+    if config.is_training and not config.predict_video and not config.recompute:
+        advice += ", or give --recompute True"
+    return f"out of memory{f' ({found[0]})' if found else ''}; {advice}"
 
 
 def _leave(message: str, status: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,7 @@ def train_on_batch(
     optimizer: paddle.optimizer.Optimizer,
     frames: paddle.Tensor,
     loss_scale: LossScale | None = None,
+    before_update: Callable[[], None] = lambda: None,
 ) -> Loss:
     """One iteration: a step on the clips, and with --reverse_input a second one on the clips played backwards.
 
@@ -70,6 +72,8 @@ def train_on_batch(
         model, optimizer: changed in place.
         frames: ``[B, T, H, W, C]`` in [0, 1].
         loss_scale: of a training in float16, changed in place.
+        before_update: called before each change of the weights, the optimizer and the loss scale. An error after it
+            may leave them half changed.
 
     Raises:
         Diverged: the loss is not finite, in float16 that which float32 gives; the step is not taken. Or steps go on
@@ -98,6 +102,7 @@ def train_on_batch(
             raise Diverged(f"the loss of iteration {iteration} is {value}")
         losses.append(value)
         norm = gradient_norm(parameters) if loss_scale or iteration % config.display_interval == 0 else None
+        before_update()
         if loss_scale and not _are_finite(norm, iteration, loss_scale):
             norm = None
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import traceback
 
 import paddle
 
@@ -39,6 +40,8 @@ def train(config: Config) -> None:
     Raises:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The
             checkpoints written before stay.
+        MemoryError: the flags ask for more memory than there is. This, and any other error, leaves a checkpoint of the
+            last whole iteration, unless it came while the weights were updated.
     """
     device = start(config)
     checkpoint, is_own = parallel.on_rank_0(lambda: open_folder(config))
@@ -92,6 +95,10 @@ def train(config: Config) -> None:
         finally:
             parallel.leave()
         raise
+    except Exception as error:  # no user's mistake: memory, a kernel; keep what has been learnt, then show it
+        traceback.clear_frames(error.__traceback__)  # they hold the activations; a checkpoint needs memory too
+        run.try_to_save_unfinished()
+        raise
     finally:
         batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
         progress.close()
@@ -118,8 +125,7 @@ def _loop(
         started = time.perf_counter()
         frames = parallel.on_every_rank(lambda: next(batches))  # (B, T, H, W, C)
         read = time.perf_counter()
-        run.mid_iteration = config.reverse_input
-        loss = train_on_batch(config, iteration, run.model, run.optimizer, frames, run.loss_scale)
+        loss = train_on_batch(config, iteration, run.model, run.optimizer, frames, run.loss_scale, run.begin_update)
         if run.average:
             run.average.update(iteration)
         run.mid_iteration, run.finished = False, iteration

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -345,6 +346,120 @@ def test_a_pickle_in_place_of_a_file_runs_no_code(kth_sample, tmp_path, name):
         with pytest.raises(UserError, match=f"{name} is damaged"):
             load_weights(build_model(config), str(folder), config)
     assert not trap.exists()
+
+
+# ---- errors that are no user's mistake
+
+
+def fail_in_iteration_4(monkeypatch, where):
+    """An error of iteration 4, in its backward pass, or when some of its weights have been changed."""
+    def fail():
+        raise MemoryError("Fail to alloc memory of 1 size")
+
+    if where == "gradients":
+        at_iteration(monkeypatch, {4: fail})
+        return
+    build, calls = trainer.build_optimizer, []
+
+    def build_failing(config, schedule, parameters):
+        optimizer = build(config, schedule, parameters)
+        step = optimizer.step
+
+        def half_a_step():
+            step()
+            calls.append(1)
+            if len(calls) == (7 if config.reverse_input else 4):
+                raise RuntimeError("an error of a kernel")
+
+        monkeypatch.setattr(optimizer, "step", half_a_step)
+        return optimizer
+
+    monkeypatch.setattr(trainer, "build_optimizer", build_failing)
+
+
+def test_an_error_of_any_kind_leaves_a_checkpoint_of_the_last_whole_iteration(kth_sample, tmp_path, monkeypatch):
+    settings = {"optimizer": "adam", "ema": 0.9, "precision": "fp16"}
+    undisturbed = settings_for(kth_sample, tmp_path, **settings)
+    trainer.train(undisturbed)
+    (tmp_path / "other").mkdir()
+    config = settings_for(kth_sample, tmp_path / "other", max_iterations=8, **settings)
+    fail_in_iteration_4(monkeypatch, "gradients")
+    with pytest.raises(MemoryError, match="Fail to alloc"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [3]
+    one, two = (read_checkpoint("", f"{folder}/3") for folder in (undisturbed.save_dir, config.save_dir))
+    for expected, found in (one.weights, two.weights), (one.optimizer, two.optimizer), (one.average, two.average):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(array, found[name], err_msg=name)
+    assert one.state["loss_scale"] == two.state["loss_scale"]
+
+
+@pytest.mark.parametrize("reverse_input", [False, True])
+def test_an_error_in_the_update_of_the_weights_saves_no_half_changed_ones(
+    kth_sample, tmp_path, monkeypatch, reverse_input
+):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, reverse_input=reverse_input)
+    fail_in_iteration_4(monkeypatch, "update")
+    with pytest.raises(RuntimeError, match="an error of a kernel"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2]
+    assert "no checkpoint of iteration 3: the error came while weights were changed" in log_of(config)
+
+
+def test_a_checkpoint_that_cannot_be_written_after_an_error_does_not_hide_it(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8)
+    fail_in_iteration_4(monkeypatch, "gradients")
+    with no_file_above(20000), pytest.raises(MemoryError, match="Fail to alloc"):
+        trainer.train(config)
+    assert "no checkpoint of iteration 3: --save_dir" in log_of(config)
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import runp
+from src import trainer  # loads Paddle, which takes address space too
+with open("/proc/self/statm") as file:
+    size = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 250 * 2**20, resource.RLIM_INFINITY))
+for arguments in eval(sys.argv[1]):
+    print(runp.main(arguments))
+"""
+
+
+def test_out_of_memory_is_one_line_with_what_to_lower(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, max_iterations=1)
+    trainer.train(config)
+    (tmp_path / "new").mkdir()
+    small = {**dataclasses.asdict(settings_for(kth_sample, tmp_path / "new")), "batch_size": 1}
+    film = next(Path(kth_sample).glob("boxing/person01*"))
+    forecast = {"predict_video": film, "pretrained_model": f"{config.save_dir}/1"}
+    cases = [
+        ({"num_hidden": "100000,100000"}, "lower one of --img_width 16, --total_length 6, --num_hidden 100000,"),
+        ({"img_width": 512, "batch_size": 2}, "lower one of --batch_size 2, --img_width 512"),
+        ({"img_width": 1024, **forecast}, "lower one of --img_width 1024, --total_length 6, --num_hidden 4,4\n"),
+    ]
+    arguments = [[f"--{name}={value}" for name, value in {**small, **case}.items()] for case, _ in cases]
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, repr(arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    lines = result.stderr.splitlines(keepends=True)
+    assert len(lines) == len(cases) and result.stdout.split("\n").count("2") == len(cases), result.stderr
+    for line, (_, advice) in zip(lines, cases, strict=True):
+        assert re.match(r"runp.py: out of memory \((Fail to alloc memory of|Unable to allocate) [\d.]+ \w+\); ", line)
+        assert advice in line
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_memory_that_is_short_where_clips_are_read_is_no_other_error(num_workers):
+    class Clips(paddle.io.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise MemoryError("Unable to allocate 1.00 TiB")
+
+    with pytest.raises(MemoryError, match="Unable to allocate"):
+        next(test_batches(Config(num_workers=num_workers), Clips()))
 
 
 # ---- data

@@ -27,6 +27,7 @@ from src.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from src.checkpoints.resume import check_clips, find_checkpoint, is_own
+from src.checkpoints.state_file import one_line
 from src.config import Config
 from src.errors import Diverged, UserError
 from src.reports.own_folder import check_test_folders, take_log_dir
@@ -93,7 +94,7 @@ class Run:
         self.finished = self.saved = 0  # iterations
         self.best: dict[str, Any] | None = None  # metrics of the best test so far
         self.tested = 0  # iteration of the last test
-        self.mid_iteration = False  # between the two steps of an iteration with --reverse_input
+        self.mid_iteration = False  # from the first change of an iteration to its end
         self.loss_scale = LossScale() if config.precision == "fp16" else None
         self.average = WeightAverage(model, config.ema) if config.ema else None
 
@@ -150,10 +151,28 @@ class Run:
         with warn_if_unwritable(self.config.is_training):
             self.save()
 
+    def begin_update(self) -> None:
+        """From here on weights, optimizer, loss scale and average are of no whole iteration, until it is finished."""
+        self.mid_iteration = True
+
     def save_unfinished(self) -> None:
         """Write a checkpoint of what an error or a signal interrupts, unless that is saved or half an iteration."""
-        if self.finished > self.saved and not self.mid_iteration:
+        if self.finished > self.saved and self._is_whole:
             self.save()
+
+    def try_to_save_unfinished(self) -> None:
+        """The same after an error that is no user's: whatever goes wrong here too must not take that error's place."""
+        try:
+            self.save_unfinished()
+        except Exception as error:
+            logger.warning("no checkpoint of iteration %d: %s", self.finished, one_line(error))
+        if self.finished > self.saved and not self._is_whole:
+            logger.warning("no checkpoint of iteration %d: the error came while weights were changed", self.finished)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the network has the weights of the last finished iteration."""
+        return not (self.mid_iteration or (self.average and self.average.is_in_use))
 
     def record_test(self, metrics: dict[str, Any]) -> None:
         """Keep the metrics of a test of the present weights, and the weights themselves, if it is the best so far."""

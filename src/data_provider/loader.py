@@ -26,6 +26,7 @@ from src.errors import LostFile, UserError
 from src.runtime import ranks
 from src.runtime.signals import SIGNALS, StopRequest, die_with_parent
 
+ERRORS = (LostFile, UserError, MemoryError)  # that keep their kind on the way from a process that reads
 TRAINING_TRIES = 8  # clips to try in place of a lost one
 MAX_DEATHS = 3  # of reading processes, in a row
 SECONDS_TO_END = 1.0  # for reading processes, or the thread of --num_workers 0, to finish their batch
@@ -148,18 +149,23 @@ def _collate(samples: list[tuple[np.ndarray | Exception, list[str]]]) -> tuple[n
     """Clips as float32 ``[B, T, H, W, C]``, and JSON as bytes (uint8): what was lost, and the error if there is one."""
     note = {"lost": [message for _, lost in samples for message in lost]}
     errors = [clip for clip, _ in samples if isinstance(clip, Exception)]
+    frames = np.zeros([1], dtype=np.float32)
+    try:
+        if not errors:
+            frames = np.stack([clip for clip, _ in samples])
+    except MemoryError as error:
+        errors = [error]
     if errors:
-        kind = next((kind for kind in (LostFile, UserError) if isinstance(errors[0], kind)), None)
+        kind = next((kind for kind in ERRORS if isinstance(errors[0], kind)), None)
         note["kind"] = kind.__name__ if kind else ""
         trace = traceback.format_exception(type(errors[0]), errors[0], errors[0].__traceback__)
         note["message"] = str(errors[0]) if kind else "".join(trace)
-    frames = np.zeros([1], dtype=np.float32) if errors else np.stack([clip for clip, _ in samples])
     return frames, np.frombuffer(json.dumps(note).encode(), dtype=np.uint8).copy()
 
 
 def _raise(note: dict[str, str]) -> None:
     message = note["message"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    for kind in (LostFile, UserError):
+    for kind in ERRORS:
         if note["kind"] == kind.__name__:
             raise kind(message)
     raise RuntimeError(f"a clip could not be made:\n{message}")

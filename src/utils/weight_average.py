@@ -25,6 +25,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Layer, decay: float) -> None:
         self.decay = decay
+        self.is_in_use = False  # also where the network's own weights could not be given back
         self._parameters = dict(model.named_parameters())
         self.restart()
 
@@ -44,11 +45,13 @@ class WeightAverage:
     def in_use(self) -> Iterator[None]:
         """Within it the network computes with the average; after it with its own weights again."""
         own = {name: parameter.numpy() for name, parameter in self._parameters.items()}
-        self._give(self.state())
+        self.is_in_use = True
         try:
+            self._give(self.state())
             yield
         finally:
             self._give(own)
+            self.is_in_use = False
 
     def state(self) -> dict[str, np.ndarray]:
         """The average of each parameter, by its name in the network."""
