@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import traceback
 
 import paddle
 
@@ -40,8 +39,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The
             checkpoints written before stay.
-        MemoryError: the flags ask for more memory than there is. This, and any other error, leaves a checkpoint of the
-            last whole iteration, unless it came while the weights were updated.
+        Exception: any other leaves a checkpoint too, unless it came while the weights were updated.
     """
     device = start(config)
     checkpoint, is_own = parallel.on_rank_0(lambda: open_folder(config))
@@ -96,8 +94,7 @@ def train(config: Config) -> None:
             parallel.leave()
         raise
     except Exception as error:  # no user's mistake: memory, a kernel; keep what has been learnt, then show it
-        traceback.clear_frames(error.__traceback__)  # they hold the activations; a checkpoint needs memory too
-        run.try_to_save_unfinished()
+        run.try_to_save_unfinished(error)
         raise
     finally:
         batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains

@@ -30,6 +30,7 @@ from src.errors import UserError
 from src.models.model_factory import build_model
 from src.runtime.signals import SIGNALS
 from src.step import prediction_loss
+from src.utils.weight_average import WeightAverage
 from tests.conftest import settings_for
 from tests.helpers import LONGEST_WAIT, ROOT
 
@@ -404,6 +405,23 @@ def test_an_error_in_the_update_of_the_weights_saves_no_half_changed_ones(
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2]
     assert "no checkpoint of iteration 3: the error came while weights were changed" in log_of(config)
+
+
+def test_an_average_that_is_in_the_place_of_the_weights_is_not_saved_for_them(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, test_interval=2, ema=0.9)
+    give, calls = WeightAverage._give, []
+
+    def fail_to_give_back(average, weights):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        give(average, weights)
+
+    monkeypatch.setattr(WeightAverage, "_give", fail_to_give_back)
+    with pytest.raises(MemoryError):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == []
+    assert "no checkpoint of iteration 2: the error came while weights were changed" in log_of(config)
 
 
 def test_a_checkpoint_that_cannot_be_written_after_an_error_does_not_hide_it(kth_sample, tmp_path, monkeypatch):

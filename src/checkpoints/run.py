@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import traceback
 from typing import Any
 
 import paddle
@@ -160,19 +161,20 @@ class Run:
         if self.finished > self.saved and self._is_whole:
             self.save()
 
-    def try_to_save_unfinished(self) -> None:
+    def try_to_save_unfinished(self, error: Exception) -> None:
         """The same after an error that is no user's: whatever goes wrong here too must not take that error's place."""
+        traceback.clear_frames(error.__traceback__)  # they hold the activations; a checkpoint needs memory too
         try:
             self.save_unfinished()
-        except Exception as error:
-            logger.warning("no checkpoint of iteration %d: %s", self.finished, one_line(error))
+        except Exception as another:
+            logger.warning("no checkpoint of iteration %d: %s", self.finished, one_line(another))
         if self.finished > self.saved and not self._is_whole:
             logger.warning("no checkpoint of iteration %d: the error came while weights were changed", self.finished)
 
     @property
     def _is_whole(self) -> bool:
         """Whether the network has the weights of the last finished iteration."""
-        return not (self.mid_iteration or (self.average and self.average.is_in_use))
+        return not self.mid_iteration and (self.average is None or self.average.replaced is None)
 
     def record_test(self, metrics: dict[str, Any]) -> None:
         """Keep the metrics of a test of the present weights, and the weights themselves, if it is the best so far."""

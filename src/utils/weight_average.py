@@ -25,7 +25,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Layer, decay: float) -> None:
         self.decay = decay
-        self.is_in_use = False  # also where the network's own weights could not be given back
+        self.replaced: dict[str, np.ndarray] | None = None  # the network's own weights, until they are given back
         self._parameters = dict(model.named_parameters())
         self.restart()
 
@@ -38,20 +38,18 @@ class WeightAverage:
         """Take in the weights after an iteration, counted from 1."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         for name, parameter in self._parameters.items():
-            average = self._averages[name]
-            average.add_((parameter - average) * (1 - decay))
+            self._averages[name].add_((parameter - self._averages[name]) * (1 - decay))
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Within it the network computes with the average; after it with its own weights again."""
-        own = {name: parameter.numpy() for name, parameter in self._parameters.items()}
-        self.is_in_use = True
+        self.replaced = {name: parameter.numpy() for name, parameter in self._parameters.items()}
+        self._give(self.state())
         try:
-            self._give(self.state())
             yield
         finally:
-            self._give(own)
-            self.is_in_use = False
+            self._give(self.replaced)
+            self.replaced = None
 
     def state(self) -> dict[str, np.ndarray]:
         """The average of each parameter, by its name in the network."""
