@@ -23,7 +23,14 @@ from src.errors import UserError
 from src.flag_values import list_flags
 from src.runtime import ranks
 from src.runtime.process_env import set_gpu_allocator
-from src.runtime.signals import Stopped, StopRequest, handle_signals, raise_stopped, stop_with_launcher
+from src.runtime.signals import (
+    Stopped,
+    StopRequest,
+    handle_signals,
+    raise_stopped,
+    sigterm_waits,
+    stop_with_launcher,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_with_launcher()
         set_gpu_allocator(config.allow_gpu_growth)
         # Loads paddle, which takes seconds: after the flags are known to be right. A signal waits until it is loaded.
-        with StopRequest() as stop:
-            from src import evaluator, trainer
-        stop.check()
-
-        before = handle_signals(raise_stopped)
+        with sigterm_waits():
+            with StopRequest() as stop:
+                from src import evaluator, trainer
+            before = handle_signals(raise_stopped)
         try:
+            stop.check()
             if config.predict_video:
                 evaluator.predict_video(config)
             elif config.is_training:
@@ -88,7 +95,17 @@ def _leave(message: str, status: int) -> int:
     return status
 
 
+def _open_closed_streams() -> None:
+    """Give the null device to standard streams that are closed, as by >&-: else the next file to be opened, a
+    checkpoint say, has the stream's number, and receives what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+
+
 if __name__ == "__main__":
+    _open_closed_streams()
     # A path may hold letters that the terminal's encoding lacks: no reason to end a run.
     sys.stdout.reconfigure(errors="backslashreplace")
     status = main()

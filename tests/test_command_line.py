@@ -300,6 +300,36 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, t
     assert "was killed" not in log
 
 
+SIGTERM_WHILE_LOADING = """
+import os, signal, sys
+import runp
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "src.trainer":  # Paddle is loaded by then, and has set its own handlers
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder)
+sys.exit(runp.main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_while_paddle_loads_is_one_line(kth_sample, tmp_path):
+    arguments = arguments_of(TRAIN_COMMAND, kth_sample, "", save_dir=tmp_path / "ck", gen_frm_dir=tmp_path / "results")
+    result = subprocess.run(
+        [sys.executable, "-c", SIGTERM_WHILE_LOADING, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert (result.returncode, result.stderr, result.stdout) == (143, "runp.py: stopped by SIGTERM\n", "")
+    assert not os.listdir(tmp_path / "ck")
+
+
+def test_streams_that_are_closed_do_not_end_a_training(kth_sample, tmp_path):
+    arguments = arguments_of(TRAIN_COMMAND, kth_sample, "", save_dir=tmp_path / "ck", gen_frm_dir=tmp_path / "results")
+    command = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, str(ROOT / "runp.py"), *arguments]
+    assert subprocess.run(command, timeout=300).returncode == 0
+    assert checkpoints(str(tmp_path / "ck")) == [2]
+
+
 def test_a_closed_pipe_does_not_end_a_training(kth_sample, tmp_path):
     process = long_run(kth_sample, tmp_path, max_iterations=12)
     process.stdout.close()

@@ -10,6 +10,7 @@ import pickle
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -478,6 +479,37 @@ def test_memory_that_is_short_where_clips_are_read_is_no_other_error(num_workers
 
     with pytest.raises(MemoryError, match="Unable to allocate"):
         next(test_batches(Config(num_workers=num_workers), Clips()))
+
+
+# ---- signals
+
+
+class AskTwice(paddle.autograd.PyLayer):
+    """The identity; its backward pass is stopped twice, as by an impatient user's Ctrl-C."""
+
+    @staticmethod
+    def forward(context, x):
+        return x * 1
+
+    @staticmethod
+    def backward(context, gradient):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        return gradient
+
+
+def test_a_second_ctrl_c_in_a_backward_pass_is_no_error_of_paddle(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8)
+    original, calls = prediction_loss, []
+
+    def loss(*arguments):
+        calls.append(1)
+        return AskTwice.apply(original(*arguments)) if len(calls) == 3 else original(*arguments)
+
+    monkeypatch.setattr("src.step.prediction_loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == []  # at once
 
 
 # ---- data

@@ -3,12 +3,13 @@ the next safe point."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -42,14 +43,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._twice = False
 
     def __enter__(self) -> StopRequest:
         self._before = handle_signals(self._note)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._twice and kind is not None:  # out of a backward pass KeyboardInterrupt comes as an error of Paddle
+            raise KeyboardInterrupt from None
 
     def check(self) -> None:
         """Raise Stopped if a signal came."""
@@ -60,6 +64,7 @@ class StopRequest:
         if self.number is not None:
             if number == signal.SIGHUP:  # a closing terminal may send several: the kernel one, the shell another
                 return
+            self._twice = True
             raise KeyboardInterrupt  # asked twice: at once, whatever is half done is lost
         self.number = number
         # Not print: the signal may have come in the middle of one.
@@ -85,6 +90,17 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
 
     watched = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handle) for number in watched}
+
+
+@contextlib.contextmanager
+def sigterm_waits() -> Iterator[None]:
+    """While entered, SIGTERM waits: Paddle puts a handler of its own in the place of ours when it is imported, which
+    prints a block and kills the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def first_signal() -> Signal | None:
