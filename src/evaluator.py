@@ -66,7 +66,8 @@ def test(config: Config) -> None:
     check_same_data(config, valid_data_paths=dataset)
     logger.info("testing %s on %s: %d clips", config.pretrained_model, name_of_place(device), len(dataset))
     details = frames_in_training(config, state)
-    evaluate(config, model, dataset, TEST_FOLDER, state.get("iteration"), details=details)
+    with StopRequest() as stop:  # an exception in the middle of a batch may be swallowed by a library, or abort it
+        evaluate(config, model, dataset, TEST_FOLDER, state.get("iteration"), stop, details=details)
     parallel.leave()
 
 

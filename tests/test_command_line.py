@@ -1,5 +1,6 @@
 """runp.py as a user calls it: a process of its own, or its main() for the many ways to be wrong."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 import runp
 from scripts.make_sample_data import make_tree
@@ -298,6 +300,20 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint(kth_sample, t
     log = (tmp_path / "ck" / "train.log").read_text()
     assert f"iteration {iteration}/100000" in log and f"iteration {iteration + 1}/100000" not in log
     assert "was killed" not in log
+
+
+def test_a_signal_in_the_middle_of_a_library_s_work_ends_a_test(kth_sample, trained, capfd, monkeypatch):
+    def bar(*arguments, **settings):
+        with contextlib.suppress(Exception):  # as tqdm does where it starts its thread
+            signal.raise_signal(signal.SIGTERM)
+        return tqdm(*arguments, **settings)
+
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr("src.evaluator.tqdm", bar)
+    arguments = arguments_of(TEST_COMMAND, kth_sample, "checkpoints/first/2", gen_frm_dir="stopped", num_workers=0)
+    assert runp.main(arguments) == 143
+    assert capfd.readouterr().err.endswith("runp.py: stopped by SIGTERM\n")
+    assert not (trained / "stopped" / "test_result" / "metrics.json").exists()
 
 
 SIGTERM_WHILE_LOADING = """

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -614,6 +615,23 @@ def test_the_processes_that_read_end_with_the_reading(batches_read, caplog):
         batches.close()
         assert not workers()
     assert not caplog.messages
+
+
+def test_the_thread_that_reads_ends_with_the_reading():
+    class Clips(paddle.io.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            time.sleep(0.1)
+            return np.zeros([6, 16, 16, 1], np.float32)
+
+    before = set(threading.enumerate())
+    batches = test_batches(Config(num_workers=0, batch_size=1), Clips())
+    next(batches)
+    (reading,) = set(threading.enumerate()) - before
+    batches.close()
+    assert not reading.is_alive()
 
 
 def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
