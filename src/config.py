@@ -420,6 +420,8 @@ def _settings_of(checkpoint: str) -> dict[str, Any]:
         with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
             settings = json.load(file)["config"]
         found = {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
+        if any(isinstance(value, (list, dict)) for value in found.values()):
+            return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     rules = {flag.name: flag.metadata for flag in fields(Config)}

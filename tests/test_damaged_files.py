@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 
 from src import trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, restore
@@ -27,7 +29,7 @@ from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.saved_clips import read_clip
 from src.utils.optimizer import build_optimizer, build_schedule
-from tests.conftest import settings_for
+from tests.conftest import assert_same_weights, settings_for, weights_of
 from tests.helpers import ROOT, write_video
 
 MANY = settings(
@@ -167,6 +169,89 @@ def test_the_checkpoint_of_these_tests_is_good_when_it_is_not_damaged(checkpoint
     put(path, contents)
     assert read_checkpoint("", str(path)).optimizer
     load_weights(build_model(config), str(path), config)
+
+
+def put_changed(path, contents, state=None, **tensors):
+    """Write the checkpoint with other tensors (None: left out), checksums that fit, and a state changed as text."""
+    changed = dict(contents)
+    for key, array in tensors.items():
+        name, accumulator = ("model.safetensors", key) if ":" not in key else ("optimizer.safetensors", key)
+        arrays = from_bytes(changed[name])
+        arrays.pop(accumulator)
+        changed[name] = to_bytes({**arrays, **({} if array is None else {accumulator: array})})
+    record = json.loads(contents["state.json"])
+    record["sha256"] = {name: hashlib.sha256(changed[name]).hexdigest() for name in record["sha256"]}
+    state = state or {}
+    text = json.dumps({**record, **{key: f"<{key}>" for key in state}})
+    for key, value in state.items():
+        text = text.replace(f'"<{key}>"', value)
+    put(path, {**changed, "state.json": text.encode()})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"decoder.bias:moment1_0": None}, "decoder.bias:moment1_0 is missing, expected float32 [16]"),
+        ({"decoder.bias:moment2_0": np.zeros([3], np.float32)}, "decoder.bias:moment2_0 is float32 [3], expected"),
+        ({"decoder.bias:moment2_0": np.zeros([16], np.int32)}, "decoder.bias:moment2_0 is int32 [16], expected"),
+        ({"decoder.bias:beta1_pow_acc_0": np.zeros([16], np.float32)}, "beta1_pow_acc_0 is float32 [16], expected"),
+        ({"decoder.bias": np.full([16], np.nan, np.float32)}, "decoder.bias is not finite, so it cannot be continued"),
+    ],
+)
+def test_tensors_that_cannot_be_continued_are_refused_in_one_line(checkpoint, tensors, message):
+    config, path, contents = checkpoint
+    put_changed(path, contents, **tensors)
+    model = build_model(config)
+    before = weights_of(model)
+    with pytest.raises(UserError) as caught:
+        found = read_checkpoint(f"--resume {path}", str(path))
+        restore(found, model, build_optimizer(config, build_schedule(config), model.parameters()))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert "give another checkpoint" in str(caught.value)
+    assert_same_weights(before, weights_of(model))
+
+
+def test_an_optimizer_without_state_is_refused_but_not_where_float16_has_skipped_every_step(checkpoint):
+    config, path, contents = checkpoint
+    put(path, contents)
+    found = read_checkpoint("", str(path))._replace(optimizer={})
+    model = build_model(config)
+    optimizer = build_optimizer(config, build_schedule(config), model.parameters())
+    with pytest.raises(UserError, match="is missing, expected float32"):
+        restore(found, model, optimizer)
+    for skipped, iteration in (1, 2), (2, 2):
+        found.state.update(iteration=iteration, loss_scale={"skipped": skipped})
+        if skipped < iteration:
+            with pytest.raises(UserError, match="is missing, expected float32"):
+                restore(found, model, optimizer)
+        else:
+            restore(found, model, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("best", '{"iteration": 1, "psnr": NaN}'), ("best", '{"iteration": 1, "psnr": 1e999}'),
+        ("best", '{"iteration": 1, "psnr": 20.0, "ssim": -Infinity}'), ("best", '{"iteration": 1}'),
+        ("best", '{"iteration": 1, "psnr": 20.0, "clips": "nine"}'), ("train_clips", "1" + "0" * 400),
+        ("config", '{"num_hidden": ' + "[" * 900 + "]" * 900 + "}"),
+        ("versions", '{"paddle": ' + "[" * 900 + "]" * 900 + "}"),
+    ],
+)  # fmt: skip
+def test_a_state_that_cannot_be_is_refused_in_one_line(checkpoint, key, text):
+    config, path, contents = checkpoint
+    put_changed(path, contents, state={key: text})
+    with pytest.raises(UserError, match="state.json is damaged .*; give another checkpoint") as caught:
+        read_checkpoint("--resume", str(path))
+    assert len(str(caught.value)) < 200
+
+
+def test_flags_in_a_state_that_is_nested_deeply_are_left_to_the_reading_of_its_weights(checkpoint):
+    config, path, contents = checkpoint
+    for depth in range(900, 1000):
+        put_changed(path, contents, state={"config": '{"num_hidden": ' + "[" * depth + "]" * depth + "}"})
+        forecast = ["--predict_video", "film", "--pretrained_model", str(path)]
+        assert Config.from_command_line(forecast).num_hidden == "64,64,64,64"
 
 
 def picture(suffix):

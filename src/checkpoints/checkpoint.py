@@ -283,6 +283,9 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
         _read_tensors(flag, directory, name, state) if name in state["sha256"] else {}
         for name in (OPTIMIZER_FILE, EMA_FILE)
     )
+    for name, array in (*weights.items(), *average.items()):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DamagedCheckpoint(f"{flag}: {name} is not finite, so it cannot be continued; give another checkpoint")
     return Checkpoint(directory, state, weights, optimizer, average)
 
 
@@ -307,6 +310,7 @@ def restore(
             raise UserError(f"--resume {checkpoint.path}: {OPTIMIZER_FILE} has {name}, which is not in the network")
         state[f"{parameters[owner].name}_{accumulator}"] = paddle.to_tensor(array)
     flag = f"--resume {checkpoint.path}"
+    _check_optimizer(flag, checkpoint, parameters, optimizer)
     if average and checkpoint.average:
         _check_weights(f"{flag}: {EMA_FILE}", model, checkpoint.average)
     _set_weights(flag, model, checkpoint.weights)
@@ -428,6 +432,34 @@ def _optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> 
         if owner and isinstance(value, paddle.Tensor):
             tensors[f"{names[owner]}:{key[len(owner) + 1:]}"] = np.ascontiguousarray(value.numpy())
     return tensors
+
+
+def _check_optimizer(
+    flag: str, checkpoint: Checkpoint, parameters: Mapping[str, paddle.Tensor], optimizer: paddle.optimizer.Optimizer
+) -> None:
+    """See that each parameter has the accumulators that this Paddle's optimizer keeps, which a first step shows.
+
+    Raises:
+        UserError: one is missing, or has another shape or type.
+    """
+    loss_scale = checkpoint.state.get("loss_scale") or {}
+    if not checkpoint.optimizer and loss_scale.get("skipped", -1) >= checkpoint.state["iteration"]:
+        return  # in float16 every step may have been skipped so far
+    probe = paddle.create_parameter([1, 2], "float32", default_initializer=nn.initializer.Constant(0.0))
+    trial = type(optimizer)(parameters=[probe])
+    probe.sum().backward()
+    trial.step()
+    kept = {key[len(probe.name) + 1 :]: value.numpy() for key, value in trial.state_dict().items()}
+    for name, parameter in parameters.items():
+        for accumulator, example in kept.items():
+            shape = parameter.shape if example.shape == (1, 2) else list(example.shape)
+            found = checkpoint.optimizer.get(f"{name}:{accumulator}")
+            there = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
+            if there != f"is {example.dtype} {list(shape)}":
+                raise UserError(
+                    f"{flag}: {OPTIMIZER_FILE}: {name}:{accumulator} {there}, expected {example.dtype} {list(shape)}; "
+                    "give another checkpoint, or start a new run from its weights with --pretrained_model"
+                )
 
 
 def _check_directory(flag: str, directory: str) -> None:

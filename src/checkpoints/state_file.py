@@ -12,6 +12,8 @@ from src.errors import UserError
 from src.runtime.files import PARTIAL, write_flushed
 from src.utils.loss_scale import is_scale
 
+LARGEST = 2**63  # of numbers: those beyond are no counts and no figures, and overflow
+
 
 class DamagedCheckpoint(UserError):
     """A checkpoint whose files are not what was written."""
@@ -29,7 +31,7 @@ def read_state(flag: str, directory: str) -> dict[str, Any]:
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            state = json.load(file)
+            state = json.load(file, parse_constant=_refuse_constant)
         if not _is_state(state):
             raise ValueError("not a checkpoint's state")
         return state
@@ -61,17 +63,32 @@ def _is_state(state: Any) -> bool:
     if not isinstance(state, dict):
         return False
     best = state.get("best")
-    if not all(isinstance(state.get(key, {}), dict) for key in ("config", "sha256")):
+    if not all(_is_flat(state.get(key, {})) for key in ("config", "sha256", "versions")):
         return False
     if not all(_is_count(state.get(key, 1)) for key in ("iteration", "tested", "train_clips", "ranks")):
         return False
     if state.get("loss_scale") is not None and not _is_loss_scale(state["loss_scale"]):
         return False
     return best is None or (
-        isinstance(best, dict)
+        _is_flat(best)
         and _is_count(best.get("iteration"))
-        and isinstance(best.get("psnr", ""), (int, float, type(None)))
+        and _is_count(best.get("clips", 0))
+        and "psnr" in best
+        and all(value is None or _is_number(value) for value in best.values())
     )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")  # which Python reads, and which is no JSON
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is a dictionary without others or lists in it."""
+    return isinstance(value, dict) and not any(isinstance(inner, (dict, list)) for inner in value.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST
 
 
 def _is_loss_scale(value: Any) -> bool:
@@ -85,7 +102,7 @@ def _is_loss_scale(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def reason_of(error: OSError) -> str:
