@@ -21,7 +21,7 @@ from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
-from src.runtime import parallel
+from src.runtime import parallel, ranks
 from src.runtime.process_env import usable_cores
 from src.utils.metrics import BASELINES
 from src.utils.scheduled_sampling import sampling_flags
@@ -402,6 +402,12 @@ def test_every_clip_is_tested_by_one_rank(kth_sample, tmp_path, monkeypatch, cli
     assert sum(len(part) for part in dealt) == len(alone)
     for number, batch in enumerate(alone):
         np.testing.assert_array_equal(dealt[number % RANKS][number // RANKS], batch)
+
+
+@pytest.mark.parametrize("left", ["1", "one"])
+def test_a_number_left_in_the_environment_is_no_rank_of_a_process_alone(monkeypatch, left):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", left)
+    assert ranks.is_first() and ranks.shard([1, 2]) == [1, 2]
 
 
 def test_a_rank_has_the_card_that_the_launcher_gave_it(monkeypatch):

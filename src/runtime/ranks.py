@@ -13,8 +13,8 @@ Batch = TypeVar("Batch")  # list or numpy.ndarray: both have a length and slices
 
 
 def rank() -> int:
-    """Number of this process in the job, from 0; 0 where there is no job."""
-    return int(os.environ.get("PADDLE_TRAINER_ID", 0))
+    """Number of this process in the job, from 0; 0 where there is no job, whatever a shell's environment still says."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", 0)) if world_size() > 1 else 0
 
 
 def world_size() -> int:
