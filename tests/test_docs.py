@@ -108,6 +108,14 @@ def test_every_script_of_a_command_exists(page):
             assert script in MADE_BY_READERS or (ROOT / script).is_file(), f"{name_of(page)}: {command}"
 
 
+def test_the_table_of_faults_names_tests_that_exist():
+    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if "`test_" in line]
+    named = [name for row in rows for name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)]
+    assert len(named) >= len(rows) > 50
+    missing = [name for name in named if f"def {name[1]}(" not in (ROOT / "tests" / name[0]).read_text()]
+    assert not missing
+
+
 def test_the_documents_name_files_that_exist():
     names = set()
     for page in PAGES:
