@@ -36,7 +36,8 @@ def execute(folder: Path, started_in: Path, **variables: str) -> str:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, km=kernel, timeout=TIMEOUT, resources={"metadata": {"path": str(started_in)}})
     own = {f"E3D_NOTEBOOK_{name}": value for name, value in variables.items()}
-    client.execute(env={**os.environ, "IPYTHONDIR": str(folder / "ipython"), **own})
+    # Its kernel is ours to end, also where a cell fails.
+    client.execute(cleanup_kc=True, env={**os.environ, "IPYTHONDIR": str(folder / "ipython"), **own})
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     return "".join(output.text for output in outputs if output.output_type == "stream")
 

@@ -54,6 +54,13 @@ def disk(tmp_path, monkeypatch):
     lost.unlink(missing_ok=True)  # a thread that waits goes on and ends
 
 
+@pytest.fixture
+def children():
+    """A function: the processes that the test has started and that have not ended. Others may have left theirs."""
+    before = psutil.Process().children()
+    return lambda: [process for process in psutil.Process().children() if process not in before]
+
+
 def signal_once_stalled(monkeypatch, iteration, stall, number):
     """Stall in an iteration, and send this process a signal as soon as no further one is begun."""
     original, begun = trainer.train_on_batch, []
@@ -79,7 +86,7 @@ def signal_once_stalled(monkeypatch, iteration, stall, number):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("number", "person"), [(signal.SIGINT, "person0"), (signal.SIGTERM, "person17")])
 def test_a_signal_ends_a_training_whose_disk_does_not_answer_with_a_checkpoint(
-    kth_sample, tmp_path, monkeypatch, disk, number, person, num_workers
+    kth_sample, tmp_path, monkeypatch, disk, children, number, person, num_workers
 ):
     """The training set's disk, or that of the tests during the training."""
     tests = person == "person17"
@@ -90,7 +97,7 @@ def test_a_signal_ends_a_training_whose_disk_does_not_answer_with_a_checkpoint(
     with pytest.raises(Stopped):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [len(begun)] and 3 <= len(begun) < 30
-    assert not psutil.Process().children()
+    assert not children()
     if tests:
         assert len(begun) == 5
     elif num_workers:
@@ -109,7 +116,7 @@ def assert_goes_on_exactly(config, disk, monkeypatch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_signal_ends_a_test_whose_disk_does_not_answer(num_workers):
+def test_a_signal_ends_a_test_whose_disk_does_not_answer(children, num_workers):
     answers = threading.Event()
 
     class Lost(paddle.io.Dataset):
@@ -129,20 +136,24 @@ def test_a_signal_ends_a_test_whose_disk_does_not_answer(num_workers):
         answers.set()
         for name, handler in before.items():
             signal.signal(name, handler)
-    assert not psutil.Process().children()
+    assert not children()
 
 
-def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, tmp_path, monkeypatch):
+def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, tmp_path, monkeypatch, children):
     config = settings_for(kth_sample, tmp_path, max_iterations=30, num_workers=2)
 
     def stall():
-        for process in psutil.Process().children():
+        for process in children():
             process.suspend()
 
-    begun = signal_once_stalled(monkeypatch, 3, stall, signal.SIGHUP)
-    with pytest.raises(Stopped):
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [len(begun)] and not psutil.Process().children()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and a run leaves that so
+    try:
+        begun = signal_once_stalled(monkeypatch, 3, stall, signal.SIGHUP)
+        with pytest.raises(Stopped):
+            trainer.train(config)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoints(config.save_dir) == [len(begun)] and not children()
 
 
 # ---- the way from the reading processes
@@ -191,7 +202,7 @@ def test_a_reading_process_that_is_killed_while_it_hands_a_batch_over_is_started
 
 
 @pytest.mark.parametrize("more", [1, 10])  # for none of the reading processes, for one of them
-def test_a_limit_on_open_files_that_is_too_low_for_reading_processes_is_named(more):
+def test_a_limit_on_open_files_that_is_too_low_for_reading_processes_is_named(more, children):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     batches = test_batches(Config(num_workers=8, batch_size=1), Numbered())
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, before[1]))
@@ -200,7 +211,7 @@ def test_a_limit_on_open_files_that_is_too_low_for_reading_processes_is_named(mo
             next(batches)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert not psutil.Process().children()
+    assert not children()
 
 
 def test_a_picture_for_which_too_many_files_are_open_is_not_to_be_removed(tmp_path):
