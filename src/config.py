@@ -10,7 +10,6 @@ what src/models/model_factory.py and src/data_provider/datasets_factory.py list.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import tempfile
@@ -24,6 +23,7 @@ from src.errors import UserError
 from src.flag_values import (
     FLOAT32_LIMIT,
     NEWEST,
+    did_you_mean,
     list_flags,
     parse_betas,
     parse_bool,
@@ -492,7 +492,7 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
     except ValueError as error:
         raise UserError(f"--{name} {value}: {error}") from None
     if rules["choices"] and parsed not in rules["choices"]:
-        known = f"{', '.join(rules['choices'])}{_advice(parsed, rules['choices'])}"
+        known = f"{', '.join(rules['choices'])}{did_you_mean(parsed, rules['choices'])}"
         raise UserError(f"--{name} {value}: there is no such {name}; known: {known}")
     if rules["minimum"] is not None and parsed < rules["minimum"]:
         raise UserError(f"--{name} {value}: expected {rules['minimum']} or more")
@@ -501,18 +501,6 @@ def _checked(name: str, value: Any, rules: Any) -> Any:
     if rules["above"] is not None and parsed <= rules["above"]:
         raise UserError(f"--{name} {value}: expected a number above {rules['above']:g}")
     return parsed
-
-
-def _advice(value: str, choices: Collection[str]) -> str:
-    """Which choice may be meant: one that is spelt nearly so, or the one whose help says so (kth: action)."""
-
-    def letters(text: str) -> str:
-        return "".join(filter(str.isalnum, text.lower()))
-
-    help = {name: getattr(choices[name], "help", "") if isinstance(choices, Mapping) else "" for name in choices}
-    said = [name for name in help if letters(value) and letters(value) in letters(help[name])]
-    meant = difflib.get_close_matches(value.lower(), choices, 1) or (said if len(said) == 1 else [])
-    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def _check_writable(flag: str, directory: str) -> None:

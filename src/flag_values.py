@@ -6,10 +6,11 @@ what was expected.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 FLOAT32_LIMIT = 1e30  # room below the largest float32, 3.4e38
@@ -175,6 +176,18 @@ def parse_device(value: Any) -> str:
     if not re.fullmatch(r"auto|cpu|(gpu|xpu|npu)(:[0-9]+)?", str(value)):
         raise ValueError("expected auto, cpu, gpu, xpu, npu, or one of the last three with :N (N counts from 0)")
     return str(value)
+
+
+def did_you_mean(value: str, choices: Collection[str]) -> str:
+    """Which choice may be meant: one that is spelt nearly so, or the one whose help says so (kth: action)."""
+
+    def letters(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    help = {name: getattr(choices[name], "help", "") if isinstance(choices, Mapping) else "" for name in choices}
+    said = [name for name in help if letters(value) and letters(value) in letters(help[name])]
+    meant = difflib.get_close_matches(value.lower(), choices, 1) or (said if len(said) == 1 else [])
+    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def list_flags(names: Sequence[str], values: Mapping[str, Any]) -> str:

@@ -33,8 +33,7 @@ logger = logging.getLogger("e3d_lstm")
 def train(config: Config) -> None:
     """Train up to iteration max_iterations, with snapshots and tests on the way; --resume continues a stopped run.
 
-    A snapshot, metrics or pictures that cannot be written, or a file of the data set that is lost on the way, are
-    warnings, and the training goes on.
+    What cannot be written on the way, or a file of the data set that is lost, is a warning, and the training goes on.
 
     Raises:
         UserError: data or weights that cannot be used, a folder that cannot be written, a loss that is not finite. The

@@ -29,6 +29,7 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
+from src.checkpoints.optimizer_state import check_optimizer, optimizer_state
 from src.checkpoints.state_file import DamagedCheckpoint, one_line, read_state, reason_of, write_state
 from src.config import LATER_FLAGS, STATE_FILE, Config, check_same_network
 from src.errors import UserError, WriteError
@@ -310,7 +311,7 @@ def restore(
             raise UserError(f"--resume {checkpoint.path}: {OPTIMIZER_FILE} has {name}, which is not in the network")
         state[f"{parameters[owner].name}_{accumulator}"] = paddle.to_tensor(array)
     flag = f"--resume {checkpoint.path}"
-    _check_optimizer(flag, checkpoint, parameters, optimizer)
+    check_optimizer(f"{flag}: {OPTIMIZER_FILE}", checkpoint.optimizer, checkpoint.state, parameters, optimizer)
     if average and checkpoint.average:
         _check_weights(f"{flag}: {EMA_FILE}", model, checkpoint.average)
     _set_weights(flag, model, checkpoint.weights)
@@ -371,7 +372,7 @@ def _write_partial(
 ) -> str:
     """Write a checkpoint's files to ``<path>.partial``, flushed to disk, and return that; a failure leaves nothing."""
     partial = path + PARTIAL
-    tensors = _optimizer_state(model, optimizer)
+    tensors = optimizer_state(model, optimizer)
     contents = {MODEL_FILE: to_bytes(_arrays(model.state_dict()))}
     if tensors:
         contents[OPTIMIZER_FILE] = to_bytes(tensors)
@@ -417,49 +418,6 @@ def _unwritable(config: Config, what: str, error: OSError) -> WriteError:
 
 def _arrays(state_dict: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state_dict.items()}
-
-
-def _optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, np.ndarray]:
-    """The optimizer's tensors, named <parameter in the network>:<accumulator>.
-
-    Paddle names them after its own counters (conv3d_7.w_0_moment1_0), which depend on what was built before. What else
-    its state_dict holds is the learning rate's schedule, a function of the iteration.
-    """
-    names = {parameter.name: name for name, parameter in model.named_parameters()}
-    tensors = {}
-    for key, value in optimizer.state_dict().items():
-        owner = next((own for own in names if key.startswith(f"{own}_")), None)
-        if owner and isinstance(value, paddle.Tensor):
-            tensors[f"{names[owner]}:{key[len(owner) + 1:]}"] = np.ascontiguousarray(value.numpy())
-    return tensors
-
-
-def _check_optimizer(
-    flag: str, checkpoint: Checkpoint, parameters: Mapping[str, paddle.Tensor], optimizer: paddle.optimizer.Optimizer
-) -> None:
-    """See that each parameter has the accumulators that this Paddle's optimizer keeps, which a first step shows.
-
-    Raises:
-        UserError: one is missing, or has another shape or type.
-    """
-    loss_scale = checkpoint.state.get("loss_scale") or {}
-    if not checkpoint.optimizer and loss_scale.get("skipped", -1) >= checkpoint.state["iteration"]:
-        return  # in float16 every step may have been skipped so far
-    probe = paddle.create_parameter([1, 2], "float32", default_initializer=nn.initializer.Constant(0.0))
-    trial = type(optimizer)(parameters=[probe])
-    probe.sum().backward()
-    trial.step()
-    kept = {key[len(probe.name) + 1 :]: value.numpy() for key, value in trial.state_dict().items()}
-    for name, parameter in parameters.items():
-        for accumulator, example in kept.items():
-            shape = parameter.shape if example.shape == (1, 2) else list(example.shape)
-            found = checkpoint.optimizer.get(f"{name}:{accumulator}")
-            there = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
-            if there != f"is {example.dtype} {list(shape)}":
-                raise UserError(
-                    f"{flag}: {OPTIMIZER_FILE}: {name}:{accumulator} {there}, expected {example.dtype} {list(shape)}; "
-                    "give another checkpoint, or start a new run from its weights with --pretrained_model"
-                )
 
 
 def _check_directory(flag: str, directory: str) -> None:
