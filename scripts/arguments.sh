@@ -1,4 +1,4 @@
-# Sourced by the experiment scripts: their paths as arguments or environment variables, and the interpreter.
+# Sourced by the experiment scripts: their paths as arguments or environment variables, the interpreter, and KTH.
 
 # take_paths NAME... -- ARGUMENT...: the leading arguments that are no flags become the variables NAME..., in order;
 # the rest goes to the array MORE.
@@ -26,4 +26,12 @@ runtime_python() {
   else
     echo python
   fi
+}
+
+# kth_data: the folder of KTH that find_kth.py finds for DATA. Where flags in MORE name the data set, DATA as it is.
+kth_data() {
+  case " ${MORE[*]} " in
+    *" --train_data_paths"[\ =]* | *" --valid_data_paths"[\ =]* | *" --help "*) echo "${DATA:-}" ;;
+    *) "$(runtime_python)" "$ROOT/scripts/find_kth.py" "${DATA:-}" ;;
+  esac
 }

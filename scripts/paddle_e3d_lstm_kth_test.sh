@@ -11,7 +11,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/scripts/arguments.sh"
 take_paths DATA PRETRAINED_MODEL GEN_FRM_DIR -- "$@"
 AI_STUDIO="${E3D_AISTUDIO:-/home/aistudio}"
-DATA="$("$(runtime_python)" "$ROOT/scripts/find_kth.py" "${DATA:-}")"
+DATA="$(kth_data)"
 
 exec "$(runtime_python)" "$ROOT/runp.py" \
   --is_training False \

@@ -13,7 +13,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/scripts/arguments.sh"
 take_paths DATA SAVE_DIR PRETRAINED_MODEL -- "$@"
 AI_STUDIO="${E3D_AISTUDIO:-/home/aistudio}"
-DATA="$("$(runtime_python)" "$ROOT/scripts/find_kth.py" "${DATA:-}")"
+DATA="$(kth_data)"
 
 # E3D_LAUNCHER, of paddle_e3d_lstm_kth_train_multi_gpu.sh, is several words.
 # shellcheck disable=SC2086

@@ -384,6 +384,12 @@ def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, kth_stub,
     assert flags("my data", "second", "third", "--batch_size", "2") == ("my data", *given, 2, "64,64,64,64")
     assert flags("--batch_size", "2", DATA="my data") == ("my data", *default, 2, "64,64,64,64")
 
+    shutil.rmtree(tmp_path / "aistudio")  # a machine without KTH, and the data set as flags of runp.py
+    named = ("--train_data_paths", "other", "--valid_data_paths", "other")
+    assert flags(*named)[0] == flags("--train_data_paths=other", "--valid_data_paths=other")[0] == "other"
+    shown = subprocess.run(["bash", ROOT / "scripts" / script, "--help"], env=kth_stub, capture_output=True, text=True)
+    assert shown.stdout.endswith("--help\n")
+
 
 def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips_an_iteration(tmp_path, kth_stub):
     def launched(*arguments, **environment):
