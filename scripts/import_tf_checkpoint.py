@@ -31,10 +31,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.checkpoint_files import INDEX  # noqa: E402
 from src.config import Config, OneLineParser, command_line_parser  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
-INDEX = ".index"  # what tf.train.Saver writes beside <prefix>.data-00000-of-00001
 FOLDER_FILE = "checkpoint"  # that names the newest one of a folder
 OF_THE_OPTIMIZER = re.compile(r"(.*[./])?(Adam(_\d+)?|beta[12]_power(_\d+)?|global_step)")
 BEFORE_A_NORM = re.compile(r"generator\.e3d-lstm\.e3d\d+\.(conv3d|conv3d_1|conv3d_2)\.bias")

@@ -18,6 +18,7 @@ from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any
 
+from src.checkpoint_files import STATE_FILE, no_checkpoint
 from src.data_provider.datasets_factory import DATASETS
 from src.errors import UserError
 from src.flag_values import (
@@ -42,7 +43,6 @@ from src.one_line_parser import OneLineParser
 GROUPS = ("run", "data", "network", "training", "testing", "machine")  # of flags, in the order of --help
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
-STATE_FILE = "state.json"  # of a checkpoint: iteration, settings, checksums
 # The flags that decide which parameters a network has, and their meaning; and those of the frames it was shown.
 NETWORK_FLAGS = (
     "model_name", "num_hidden", "filter_size", "layer_norm", "norm_epsilon", "residual", "patch_size", "img_channel",
@@ -363,10 +363,8 @@ class Config:
     def _check_checkpoint(self, flag: str) -> None:
         directory = getattr(self, flag)
         if directory and directory != NEWEST and not os.path.isdir(directory):
-            raise UserError(
-                f"--{flag} {directory}: there is no such directory; "
-                f"give a checkpoint's directory, as {os.path.join(self.save_dir, '500')}"
-            )
+            example = os.path.join(self.save_dir, "500")
+            raise UserError(f"--{flag} {directory}: {no_checkpoint(directory, example)}")
 
     def _check_folders(self) -> None:
         if not self.predict_video:

@@ -29,14 +29,14 @@ from paddle import nn
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
+from src.checkpoint_files import EMA_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, no_checkpoint, of_another_program
 from src.checkpoints.optimizer_state import check_optimizer, optimizer_state
 from src.checkpoints.state_file import DamagedCheckpoint, one_line, read_state, reason_of, write_state
-from src.config import LATER_FLAGS, STATE_FILE, Config, check_same_network
+from src.config import LATER_FLAGS, Config, check_same_network
 from src.errors import UserError, WriteError
 from src.runtime.files import PARTIAL, flush_directory, free_name, write_flushed
 from src.utils.weight_average import WeightAverage
 
-MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 FILES = {MODEL_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE, STATE_FILE + PARTIAL}
 ITERATION = re.compile("[1-9][0-9]*")
 BEST = "best"
@@ -422,16 +422,21 @@ def _arrays(state_dict: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
 
 def _check_directory(flag: str, directory: str) -> None:
     if not os.path.isdir(directory):
-        raise UserError(f"{flag}: there is no such directory; give a checkpoint's directory, as checkpoints/500")
+        raise UserError(f"{flag}: {no_checkpoint(directory, 'checkpoints/500')}")
     names = _names(directory, flag)
     if os.path.exists(os.path.join(directory, MODEL_FILE)):
         return  # whether it can be read shows when it is
-    inside = checkpoints(directory)
-    if inside:
+    numbers = list(map(str, checkpoints(directory)))
+    others = sorted(name for name in names if not ITERATION.fullmatch(name) and "." not in name)
+    others = [name for name in others if os.path.isfile(os.path.join(directory, name, MODEL_FILE))]  # best, say
+    if numbers or others:
+        shown = [*(["..."] if len(numbers) > NAMES_SHOWN else []), *numbers[-NAMES_SHOWN:], *others]
         raise UserError(
-            f"{flag}: holds the checkpoints {', '.join(map(str, inside))}; give one of them, "
-            f"as {os.path.join(directory, str(inside[-1]))}"
+            f"{flag}: holds the checkpoints {', '.join(shown)}; give one of them, "
+            f"as {os.path.join(directory, (numbers or others)[-1])}"
         )
+    if not FILES & set(names) and of_another_program(directory, names):
+        raise UserError(f"{flag}: {of_another_program(directory, names)}")
     content = ", ".join(sorted(names)[:NAMES_SHOWN]) or "nothing"
     raise DamagedCheckpoint(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
 

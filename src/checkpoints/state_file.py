@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from src.config import STATE_FILE
+from src.checkpoint_files import STATE_FILE
 from src.errors import UserError
 from src.runtime.files import PARTIAL, write_flushed
 from src.utils.loss_scale import is_scale
