@@ -4,10 +4,13 @@ import dataclasses
 import re
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from scripts.import_tf_checkpoint import prefix_of
-from src.checkpoints.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from src import trainer
+from src.checkpoints.checkpoint import checkpoints, load_weights, read_checkpoint, save_checkpoint
 from src.errors import UserError
 from src.models.model_factory import build_model
 from tests.conftest import settings_for, sgd
@@ -92,3 +95,19 @@ def test_a_checkpoint_of_tensorflow_is_answered_with_the_script_that_reads_it(sa
         return
     found = re.search(CONVERT, said_of(tmp_path / given, saved))
     assert prefix_of(found[1]) == str(tmp_path / "model.ckpt-400")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_as_a_training_that_diverged(kth_sample, tmp_path, wrong):
+    config = settings_for(kth_sample, tmp_path, pretrained_model=str(tmp_path / "diverged"))
+    weights = {name: array.numpy() for name, array in build_model(config).state_dict().items()}
+    weights["decoder.bias"][3] = wrong
+    (tmp_path / "diverged").mkdir()
+    save_file(weights, tmp_path / "diverged" / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        trainer.train(config)
+    assert str(caught.value) == (
+        f"--pretrained_model {tmp_path}/diverged: decoder.bias is not finite, so its training had diverged; "
+        "give an earlier checkpoint of it, or other weights"
+    )
+    assert checkpoints(config.save_dir) == []

@@ -284,9 +284,9 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
         _read_tensors(flag, directory, name, state) if name in state["sha256"] else {}
         for name in (OPTIMIZER_FILE, EMA_FILE)
     )
-    for name, array in (*weights.items(), *average.items()):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DamagedCheckpoint(f"{flag}: {name} is not finite, so it cannot be continued; give another checkpoint")
+    name = _not_finite(weights) or _not_finite(average)
+    if name:
+        raise DamagedCheckpoint(f"{flag}: {name} is not finite, so it cannot be continued; give another checkpoint")
     return Checkpoint(directory, state, weights, optimizer, average)
 
 
@@ -334,8 +334,8 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
         the checkpoint's state.json, empty where it has none.
 
     Raises:
-        UserError: no checkpoint there, a file that is damaged, or weights of another network (what differs, and the
-            flag that decides it, are listed). The network is unchanged.
+        UserError: no checkpoint there, a file that is damaged, weights that are not finite, or those of another network
+            (what differs, and the flag that decides it, are listed). The network is unchanged.
     """
     flag = f"--pretrained_model {directory}"
     _check_directory(flag, directory)
@@ -359,6 +359,16 @@ def _check_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray])
     mismatches = _mismatches(model, arrays)
     if mismatches:
         raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
+    name = _not_finite(arrays)
+    if name:
+        what = f"{name} is not finite, so its training had diverged"
+        raise UserError(f"{flag}: {what}; give an earlier checkpoint of it, or other weights")
+
+
+def _not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the first array that holds NaN or infinity; None where there is none."""
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+    return next((name for name, array in floats.items() if not np.isfinite(array).all()), None)
 
 
 def _write_partial(
