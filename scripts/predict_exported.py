@@ -17,12 +17,16 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SIZES = ("input_length", "total_length", "img_width", "img_channel")  # of forecast.json
+LARGEST = 2**28  # numbers of a frame, or of the frames given: 1 GB as float32
 
 
 class UsageError(Exception):
@@ -62,57 +66,75 @@ def read_sizes(model: Path) -> dict[str, int]:
     missing = [name for name in files if not (model / name).is_file()]
     if missing:
         raise UsageError(f"--model {model}: no {missing[0]} in it; give a folder that export_model.py wrote")
+    flag = f"--model {model}: forecast.json"
     try:
-        sizes = json.loads((model / "forecast.json").read_text(encoding="utf-8"))
-        return {name: int(sizes[name]) for name in ("input_length", "total_length", "img_width", "img_channel")}
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"--model {model}: forecast.json is damaged; export the checkpoint again") from None
+        found = json.loads((model / "forecast.json").read_text(encoding="utf-8"))
+        sizes = {name: found[name] for name in SIZES}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{flag} is damaged; export the checkpoint again") from None
+    for name, value in sizes.items():
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise UsageError(f"{flag} is damaged ({name} is {value!r:.20}); export the checkpoint again")
+    if sizes["input_length"] * sizes["img_width"] ** 2 * sizes["img_channel"] > LARGEST:
+        raise UsageError(f"{flag} is damaged (its frames would fill the memory); export the checkpoint again")
+    return sizes
 
 
 def read_frames(path: Path, sizes: dict[str, int]) -> np.ndarray:
     """The first input_length frames of a folder or an .npy, float32 ``[1, input_length, H, W, C]`` in [0, 1]."""
     length, width, channels = sizes["input_length"], sizes["img_width"], sizes["img_channel"]
-    frames = list(read_folder(path, length, channels) if path.is_dir() else read_array(path))[:length]
-    if len(frames) < length:
-        raise UsageError(f"--frames {path}: holds {len(frames)} frames, the program takes {length}; give more")
-    resized = [cv2.resize(frame, (width, width), interpolation=cv2.INTER_LINEAR) for frame in frames]
-    clip = np.stack(resized).reshape([1, length, width, width, -1])
-    if clip.shape[-1] != channels:
-        raise UsageError(f"--frames {path}: frames have {clip.shape[-1]} channels, the program takes {channels}")
-    return clip
+    resized = []
+    # One frame at a time, as they are larger before.
+    for frame in islice(read_folder(path, channels) if path.is_dir() else read_array(path), length):
+        found = 1 if frame.ndim == 2 else frame.shape[2]
+        if found != channels:
+            raise UsageError(f"--frames {path}: frames have {found} channels, the program takes {channels}")
+        resized.append(cv2.resize(to_unit(path, frame), (width, width), interpolation=cv2.INTER_LINEAR))
+    if len(resized) < length:
+        raise UsageError(f"--frames {path}: holds {len(resized)} frames, the program takes {length}; give more")
+    return np.stack(resized).reshape([1, length, width, width, channels])
 
 
-def read_folder(folder: Path, length: int, channels: int) -> list[np.ndarray]:
-    """The first pictures of a folder in the order of the numbers in their names, grey or RGB, float32 in [0, 1]."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+def to_unit(path: Path, frame: np.ndarray) -> np.ndarray:
+    """A frame of uint8, or of floats in [0, 1], as float32 in [0, 1]."""
+    if frame.size > LARGEST:
+        raise UsageError(f"--frames {path}: a frame of {frame.size} numbers is too large; make it smaller")
+    if frame.dtype == np.uint8:
+        return frame / np.float32(255)
+    if frame.dtype.kind != "f" or not (frame.min() >= 0 and frame.max() <= 1):
+        raise UsageError(f"--frames {path}: is neither uint8 nor floats in [0, 1]; convert it")
+    return frame.astype(np.float32)
+
+
+def read_folder(folder: Path, channels: int) -> Iterator[np.ndarray]:
+    """The pictures of a folder in the order of the numbers in their names, uint8, grey or RGB."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
     files.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
-    frames = []
-    for path in files[:length]:
+    for path in files:
         # Not cv2.imread: it dies of a path that is not UTF-8. imdecode raises where there is no byte at all.
         content = np.frombuffer(path.read_bytes() or b"\0", np.uint8)
-        picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+        try:
+            picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+        except cv2.error:  # it claims to be larger than OpenCV decodes
+            picture = None
         if picture is None:
             raise UsageError(f"--frames {folder}: {path.name} is not a picture that can be read; make it again")
-        frames.append(picture / np.float32(255) if channels == 1 else picture[:, :, ::-1] / np.float32(255))
-    return frames
+        yield picture if channels == 1 else picture[:, :, ::-1]
 
 
 def read_array(path: Path) -> np.ndarray:
-    """An .npy of frames ``[T, H, W]`` or ``[T, H, W, C]`` as float32 in [0, 1]."""
+    """An .npy of frames ``[T, H, W]`` or ``[T, H, W, C]``; it is mapped, so that its size takes no memory."""
+    if not path.exists():
+        raise UsageError(f"--frames {path}: there is no such folder or file; check the path")
     try:
-        frames = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"--frames {path}: there is no such folder or file; check the path") from None
-    except (ValueError, EOFError):
-        raise UsageError(f"--frames {path}: is not an .npy of numbers; give one, or a folder of pictures") from None
-    if not isinstance(frames, np.ndarray) or frames.ndim not in (3, 4) or 0 in frames.shape:
-        shape = list(getattr(frames, "shape", []))
-        raise UsageError(f"--frames {path}: has the shape {shape}; expected [T, H, W] or [T, H, W, C]")
-    if frames.dtype == np.uint8:
-        return frames / np.float32(255)
-    if frames.dtype.kind != "f" or not (frames.min() >= 0 and frames.max() <= 1):
-        raise UsageError(f"--frames {path}: is neither uint8 nor floats in [0, 1]; convert it")
-    return frames.astype(np.float32)
+        frames = np.lib.format.open_memmap(path, mode="r") if path.is_file() else None  # a pipe would wait for good
+    except (ValueError, EOFError, OverflowError):  # its header claims more than there is, say
+        frames = None
+    if frames is None:
+        raise UsageError(f"--frames {path}: is not an .npy of numbers; give one, or a folder of pictures")
+    if frames.ndim not in (3, 4) or 0 in frames.shape:
+        raise UsageError(f"--frames {path}: has the shape {list(frames.shape)}; expected [T, H, W] or [T, H, W, C]")
+    return frames
 
 
 def write_pictures(frames: np.ndarray, out: Path, first_number: int) -> None:
@@ -157,6 +179,9 @@ def main() -> int:
         return 2
     except OSError as error:
         print(f"predict_exported.py: {error.filename}: {error.strerror}; check it", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("predict_exported.py: out of memory; free some, or give smaller frames", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("predict_exported.py: stopped; nothing was written", file=sys.stderr)

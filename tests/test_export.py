@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -199,6 +201,7 @@ def test_an_export_that_fails_half_way_leaves_nothing(checkpoint, tmp_path, caps
     [
         ("no program", "no forecast.json"),
         ("sizes", "forecast.json is damaged"),
+        ("other sizes", "cannot be run"),
         ("program cut", "cannot be run"),
         ("weights cut", "cannot be run"),
         ("no frames", "there is no such folder or file"),
@@ -225,6 +228,9 @@ def test_a_forecast_that_cannot_be_made_is_refused_in_one_line(
         model = tmp_path
     elif fault == "sizes":
         (model / "forecast.json").write_text(json.dumps({"input_length": 3}))
+    elif fault == "other sizes":
+        sizes = json.loads((model / "forecast.json").read_text())
+        (model / "forecast.json").write_text(json.dumps({**sizes, "img_width": 20}))
     elif fault in ("program cut", "weights cut"):
         path = model / ("model.pdiparams" if fault == "weights cut" else "model.json")
         os.truncate(path, path.stat().st_size // 2)
@@ -244,3 +250,85 @@ def test_a_forecast_that_cannot_be_made_is_refused_in_one_line(
     arguments = ["--model", model, "--frames", frames, "--out", out]
     assert message in refusal(predict_exported.main, capsys, monkeypatch, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def npy(shape, descr="|u1", content=768, fortran=False):
+    """An .npy with this header, true or not, and as many bytes of content."""
+    header = f"{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy("(1000000, 1000, 1000)"), "is not an .npy of numbers"),
+        (npy(f"({10**30}, 16, 16)"), "is not an .npy of numbers"),
+        (npy("(-3, 16, 16)"), "is not an .npy of numbers"),
+        (npy("(3, 16, 16)", "|O"), "is not an .npy of numbers"),
+        (npy("(3, 16, 16)", content=10), "is not an .npy of numbers"),
+        (b"PK\x03\x04" + bytes(50), "is not an .npy of numbers"),
+        (npy("(0, 16, 16)"), "has the shape [0, 16, 16]; expected [T, H, W]"),
+        (npy("(3, 16, 16, 600)", content=768 * 600), "frames have 600 channels, the program takes 1"),
+        (npy("(3, 16, 16)", "|b1"), "is neither uint8 nor floats"),
+    ],
+)
+def test_an_npy_whose_header_lies_is_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "clip.npy").write_bytes(content)
+    with pytest.raises(predict_exported.UsageError) as caught:
+        predict_exported.read_frames(tmp_path / "clip.npy", {**SIZES, "img_channel": 1})
+    assert f"--frames {tmp_path}/clip.npy: {message}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_of_a_large_npy_the_frames_given_alone_take_memory(tmp_path):
+    sizes = {**SIZES, "img_channel": 1}
+    long, large, sideways = tmp_path / "long.npy", tmp_path / "large.npy", tmp_path / "sideways.npy"
+    for path, shape in (long, (10**6, 100, 100)), (large, (3, 10**5, 10**5)):  # files with holes: they take no disk
+        path.write_bytes(npy(shape, content=0))
+        os.truncate(path, path.stat().st_size + int(np.prod(shape, dtype=object)))
+    tracemalloc.start()
+    assert predict_exported.read_frames(long, sizes).shape == (1, 3, 16, 16, 1)
+    with pytest.raises(predict_exported.UsageError, match="a frame of 10000000000 numbers is too large"):
+        predict_exported.read_frames(large, sizes)
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    tracemalloc.stop()
+    clip = frames_given(1)[0, ..., 0]
+    np.save(sideways, np.asfortranarray(clip))
+    np.testing.assert_array_equal(predict_exported.read_frames(sideways, sizes)[0, ..., 0], clip)
+
+
+def test_a_pipe_and_a_picture_that_claims_to_be_huge_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "clip.npy")
+    sizes = {**SIZES, "img_channel": 1}
+    with pytest.raises(predict_exported.UsageError, match="is not an .npy of numbers"):
+        predict_exported.read_frames(tmp_path / "clip.npy", sizes)
+    picture = bytearray(cv2.imencode(".png", np.zeros([8, 8], np.uint8))[1].tobytes())
+    picture[16:24] = (100000).to_bytes(4, "big") * 2  # width and height
+    picture[29:33] = zlib.crc32(picture[12:29]).to_bytes(4, "big")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "image_0001.png").write_bytes(picture)
+    with pytest.raises(predict_exported.UsageError, match="image_0001.png is not a picture that can be read"):
+        predict_exported.read_frames(tmp_path / "frames", sizes)
+
+
+GOOD_SIZES = {"input_length": 3, "total_length": 7, "img_width": 16, "img_channel": 1}
+
+
+@pytest.mark.parametrize("name", GOOD_SIZES)
+def test_odd_sizes_beside_a_program_are_refused_in_one_line(tmp_path, name):
+    for file in ("model.json", "model.pdiparams"):
+        (tmp_path / file).write_text("")
+
+    def read(text):
+        (tmp_path / "forecast.json").write_text(text)
+        return predict_exported.read_sizes(tmp_path)
+
+    assert read(json.dumps(GOOD_SIZES)) == GOOD_SIZES
+    for odd in ("-1", "0", "1" + "0" * 30, "1e999", "NaN", "2.5", '"5"', '"a\\nb"', "null", "true", "[3]", '{"a": 1}'):
+        with pytest.raises(predict_exported.UsageError, match=rf"forecast.json is damaged \({name} is") as caught:
+            read(json.dumps({**GOOD_SIZES, name: "<odd>"}).replace('"<odd>"', odd))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 200 + len(str(tmp_path))
+    for text in ("{", "[]", "[" * 10**5, json.dumps({key: 3 for key in GOOD_SIZES if key != name})):
+        with pytest.raises(predict_exported.UsageError, match="forecast.json is damaged; export the checkpoint again"):
+            read(text)
+    with pytest.raises(predict_exported.UsageError, match="its frames would fill the memory"):
+        read(json.dumps({**GOOD_SIZES, "img_width": 10**5}))
