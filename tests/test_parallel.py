@@ -366,6 +366,7 @@ def test_what_one_rank_finds_ends_all_of_them_and_gradients_are_averaged(tmp_pat
 def of_rank(monkeypatch, rank, count=RANKS):
     monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(count))
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", str(count))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -405,9 +406,14 @@ def test_every_clip_is_tested_by_one_rank(kth_sample, tmp_path, monkeypatch, cli
 
 
 @pytest.mark.parametrize("left", ["1", "one"])
-def test_a_number_left_in_the_environment_is_no_rank_of_a_process_alone(monkeypatch, left):
+@pytest.mark.parametrize("count", [None, "2", "two"])
+def test_numbers_left_in_the_environment_make_no_job_of_a_process_alone(monkeypatch, left, count):
     monkeypatch.setenv("PADDLE_TRAINER_ID", left)
-    assert ranks.is_first() and ranks.shard([1, 2]) == [1, 2]
+    if count:
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", count)
+    assert ranks.is_first() and ranks.world_size() == 1 and ranks.shard([1, 2]) == [1, 2]
+    parallel.start("cpu")  # meets nobody
+    assert parallel.all_gather("mine") == ["mine"]
 
 
 def test_a_rank_has_the_card_that_the_launcher_gave_it(monkeypatch):

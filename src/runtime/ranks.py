@@ -13,13 +13,16 @@ Batch = TypeVar("Batch")  # list or numpy.ndarray: both have a length and slices
 
 
 def rank() -> int:
-    """Number of this process in the job, from 0; 0 where there is no job, whatever a shell's environment still says."""
+    """Number of this process in the job, from 0; 0 where there is no job."""
     return int(os.environ.get("PADDLE_TRAINER_ID", 0)) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """Processes of the job, on all its machines; 1 where there is no job."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    """Processes of the job, on all its machines; 1 where no launcher has started this one.
+
+    A shell's or a cluster's environment may hold the number without a launcher: the others would be waited for in vain.
+    """
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) if is_launched() else 1
 
 
 def local_count() -> int:
