@@ -44,7 +44,7 @@ from src.models import eidetic_3d_lstm_net  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
 from src.reports.pictures import write_png  # noqa: E402
 from src.reports.versions import versions  # noqa: E402
-from src.runtime.device import check_precision, set_device, visible_devices  # noqa: E402
+from src.runtime.device import SEE_DRIVER, check_precision, set_device, visible_devices  # noqa: E402
 from src.runtime.process_env import fit_threads  # noqa: E402
 from src.step import predict, prediction_loss  # noqa: E402
 from src.utils.tf_weights import tf_parameters  # noqa: E402
@@ -80,8 +80,10 @@ def outcome(setting: Setting, step: Callable[..., dict], arguments: dict) -> dic
         visible = visible_devices()
         if not any(name == setting.device or name.startswith(f"{setting.device}:") for name in visible):
             sees = f"this Paddle ({paddle.__version__}) sees {', '.join(visible)}"
-            advice = "install Paddle's build for GPUs (README.md), or give --device cpu --quick"
-            return {"status": "failed", "why": f"--device {setting.device}: {sees}; {advice}", "no_device": True}
+            has_build = paddle.device.is_compiled_with_cuda()
+            advice = SEE_DRIVER if has_build else "install Paddle's build for GPUs (README.md)"
+            why = f"--device {setting.device}: {sees}; {advice}, or give --device cpu --quick"
+            return {"status": "failed", "why": why, "no_device": True}
         if step is card:  # its name is to be known where it cannot compute
             paddle.set_device(setting.device)
         else:  # as a run does it, with the probe of a run

@@ -150,6 +150,13 @@ def test_a_gpu_that_is_not_there_is_one_line(tmp_path):
     assert result.stderr.startswith(line) and result.stderr.count("\n") == 1
 
 
+def test_the_build_for_gpus_without_a_card_is_not_told_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "visible_devices", lambda: ["cpu"])
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    result = gpu_steps.outcome(gpu_check.Setting("gpu", True, tmp_path), gpu_steps.card, {})
+    assert result["no_device"] and "see the driver (nvidia-smi)" in result["why"] and "install" not in result["why"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

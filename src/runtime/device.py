@@ -19,6 +19,7 @@ ACCELERATORS = ("gpu", "xpu", "npu")  # in the order in which auto looks for the
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 CONVOLUTIONS = {"conv2d"}  # as Paddle names what autocast casts
 SETUP = "bash scripts/setup_gpu.sh installs what fits the card"
+SEE_DRIVER = "for a card see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, in a container, --gpus all"
 # What Paddle's errors on a GPU say, the cause, and the cure. The first that is found decides.
 GPU_FAILURES = (
     (
@@ -78,10 +79,7 @@ def set_device(device: str, deterministic: bool = False) -> str:
         kind = chosen.split(":")[0]
         advice = "" if f"{kind}:0" in visible else f", or install Paddle's build for {kind.upper()}s"
         if kind == "gpu" and advice and paddle.device.is_compiled_with_cuda():
-            advice = (
-                ". It is the build for GPUs: for a card see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, in a "
-                "container, --gpus all"
-            )
+            advice = f". It is the build for GPUs: {SEE_DRIVER}"
         raise UserError(
             f"--device {device}: this Paddle ({paddle.__version__}) sees {', '.join(visible)}; "
             f"give one of these or auto{advice}"
