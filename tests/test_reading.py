@@ -61,13 +61,13 @@ def children():
     return lambda: [process for process in psutil.Process().children() if process not in before]
 
 
-def signal_once_stalled(monkeypatch, iteration, stall, number):
-    """Stall in an iteration, and send this process a signal as soon as no further one is begun."""
+def signal_once_stalled(monkeypatch, iteration, stall, number, last=0):
+    """Stall in an iteration, and send this process a signal as soon as no further one is begun, not before ``last``."""
     original, begun = trainer.train_on_batch, []
 
     def watch():
         seen = -1
-        while seen < len(begun):
+        while seen < len(begun) or len(begun) < last:
             seen = len(begun)
             time.sleep(STALLED_FOR)
         os.kill(os.getpid(), number)
@@ -93,7 +93,8 @@ def test_a_signal_ends_a_training_whose_disk_does_not_answer_with_a_checkpoint(
     config = settings_for(
         kth_sample, tmp_path, max_iterations=30, test_interval=5 if tests else 100, num_workers=num_workers
     )
-    begun = signal_once_stalled(monkeypatch, 3, lambda: disk.write_text(person), number)
+    last = 5 if tests else 0
+    begun = signal_once_stalled(monkeypatch, 3, lambda: disk.write_text(person), number, last)
     with pytest.raises(Stopped):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [len(begun)] and 3 <= len(begun) < 30
