@@ -179,7 +179,7 @@ def write_recording(video: Video, folder: Path, ranges: Ranges | None, quality: 
 def _start_process(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     die_with_parent(parent)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # not 1: a forked process waits for good where it has to end a pool that the main one used
 
 
 def prepare(videos: Path, out: Path, sequences: Path | None, quality: int, processes: int) -> list[str]:

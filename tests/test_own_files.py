@@ -109,6 +109,7 @@ def test_checkpoints_of_others_are_not_pruned_nor_those_with_a_file_of_the_user(
     put(folder / "4", "model.safetensors", "config.json")  # of another program
     put(folder / "5", "model.safetensors", "state.json")
     shutil.copytree(folder / "3", folder / "6")
+    put(folder / "2", ".ipynb_checkpoints/state-checkpoint.json")  # of a browser, which is no user's work
     others = {name: content_of(folder / name) for name in ("1", "4", "5")}
     remove_old(dataclasses.replace(run, keep_checkpoints=1))
     assert checkpoints(folder) == [1, 4, 5, 6]

@@ -24,6 +24,7 @@ from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import FrameMetrics, table, write_pictures
+from src.reports.own_folder import MARK
 from src.reports.training_report import Progress, TrainingReport
 from src.step import predict, prediction_loss, train_on_batch
 from src.utils.metrics import BASELINES, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
@@ -363,7 +364,8 @@ def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample
     dataset = build_dataset(config, "test")
     evaluator.evaluate(config, build_model(config), dataset, "7", 7)
     folder = tmp_path / "results" / "7"
-    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "metrics.json", "per_frame.png", "report.html"]
+    found = sorted(path.name for path in folder.iterdir() if path.name != MARK)
+    assert found == ["1", "2", "metrics.json", "per_frame.png", "report.html"]
     names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
     for number in (1, 2):
         assert sorted(os.listdir(folder / str(number))) == ["forecast.gif", *names, "sheet.png"]
@@ -379,6 +381,7 @@ def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample
         (folder / batch).mkdir(parents=True)
         (folder / batch / "gt99.png").write_bytes(b"old")
     (folder / "9" / "notes.txt").write_text("mine")
+    (folder / MARK).write_text("test\n")
     config = settings_for(kth_sample, tmp_path, batch_size=100)
     evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
     assert sorted(os.listdir(folder / "9")) == ["notes.txt"] and os.listdir(folder / "mine") == ["gt99.png"]
@@ -398,7 +401,7 @@ def test_predictions_that_are_not_finite_end_a_test_and_give_no_figures(kth_samp
     model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, math.nan))
     with pytest.raises(UserError, match="--pretrained_model broken: predictions of test batch 1 are not finite"):
         evaluator.evaluate(config, model, build_dataset(config, "test"), "7", 7)
-    assert not (tmp_path / "results" / "7").exists()
+    assert os.listdir(tmp_path / "results" / "7") == [MARK]
 
 
 def test_figures_of_the_table_are_those_of_the_official_test_loop():

@@ -268,6 +268,7 @@ def be_killed(*arguments):
 def test_a_process_that_is_killed_ends_the_preparation_with_advice(tmp_path, monkeypatch):
     write_video(tmp_path / "person01_boxing_d1_uncomp.avi", frames=3)
     monkeypatch.setattr(prepare_kth, "write_recording", be_killed)
+    cv2.GaussianBlur(np.zeros([2000, 2000, 3], np.float32), (31, 31), 3)  # OpenCV has its threads before the fork
     with pytest.raises(UserError, match="--processes 1: one was killed .out of memory"):
         prepare_kth.prepare(tmp_path, tmp_path / "kth", None, 95, 1)
 

@@ -43,6 +43,7 @@ BEST = "best"
 EARLIER = "earlier"  # of another test set, or kept as it holds a user's files
 PREVIOUS = ".previous"  # the best checkpoint, in the moment when its place is taken
 NAMES_SHOWN = 4
+OF_BROWSERS = {".ipynb_checkpoints", ".DS_Store"}  # which Jupyter and file browsers leave in folders that are looked at
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -75,9 +76,8 @@ def ours(save_dir: str) -> list[int]:
 
 def foreign_files(directory: str) -> list[str]:
     """What a folder holds beside files of a checkpoint: where that is anything, the folder is a user's."""
-    return sorted(
-        name for name in _names(directory) if name not in FILES or os.path.isdir(os.path.join(directory, name))
-    )
+    names = set(_names(directory)) - OF_BROWSERS
+    return sorted(name for name in names if name not in FILES or os.path.isdir(os.path.join(directory, name)))
 
 
 def is_removable(directory: str) -> bool:

@@ -72,6 +72,11 @@ class _LogFile(logging.FileHandler):
         path = os.path.join(save_dir, LOG_FILE)
         try:
             self.folder = os.open(save_dir, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"--save_dir {save_dir}: cannot be read ({error.strerror}); check its permissions, or give another"
+            ) from None
+        try:
             super().__init__(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             self.leave_folder()
