@@ -203,6 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"import_tf_checkpoint.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("import_tf_checkpoint.py: interrupted", file=sys.stderr)
+        return 130
     if left_out:
         print(f"left out: the biases before the norms, values up to {left_out:.3g}; train on before you judge it")
     print(f"wrote {path}; use it with --pretrained_model {path}")
