@@ -128,8 +128,9 @@ class EideticLSTMCell(nn.Layer):
         zero, one = paddle.zeros([self.hidden_channels]), paddle.ones([self.hidden_channels])
         added = {"o": self.conv_co.bias + self.conv_mo.bias, "F": one}
         shifts["x"] = shifts["x"] + paddle.concat([added.get(gate, zero) for gate in ORDER["x"]])
+        as_used = both_frames if self.layer_norm else _per_channel
         for names in "x", "hm":  # each a norm of its own
-            weights[f"shift_{names}"] = both_frames(paddle.concat([shifts[name] for name in names]))
+            weights[f"shift_{names}"] = as_used(paddle.concat([shifts[name] for name in names]))
             if self.layer_norm:
                 weights[f"gain_{names}"] = both_frames(paddle.concat([gains[name] for name in names]))
         weights["gain_c"], weights["shift_c"] = both_frames(self.norm_c.weight), both_frames(self.norm_c.bias)
@@ -173,10 +174,9 @@ class EideticLSTMCell(nn.Layer):
 
     def _norm(self, names: str, convolved: paddle.Tensor, w: dict[str, Kernel], parts: int = 1) -> paddle.Tensor:
         """N(convolved); without norms convolved + bias. The gates stand in the order of ORDER."""
-        gain, shift = w.get(f"gain_{names}"), w[f"shift_{names}"]
         if self.layer_norm:
-            return layer_norm(convolved, gain, shift, self.norm_epsilon, parts)
-        return convolved + shift.reshape([1, -1, 1, 1])
+            return layer_norm(convolved, w[f"gain_{names}"], w[f"shift_{names}"], self.norm_epsilon, parts)
+        return convolved + w[f"shift_{names}"]
 
     def extra_repr(self) -> str:
         return f"in={self.in_channels}, hidden={self.hidden_channels}, filter_size={self.filter_size}"
@@ -189,5 +189,7 @@ def _per_channel(bias: paddle.Tensor) -> paddle.Tensor:
 
 def _in_order(values: paddle.Tensor, name: str) -> paddle.Tensor:
     """The gates of W_h, W_x or W_m (of its kernel, gain or shift) in the order of ORDER."""
+    if ORDER[name] == GATES[name]:
+        return values
     gates = dict(zip(GATES[name], paddle.split(values, len(GATES[name]))))
     return paddle.concat([gates[gate] for gate in ORDER[name]])
