@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.config import OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}  # NVIDIA's libraries read it when they are loaded
 

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.config import OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 from src.reports.compare_page import WHICH, comparison, read_run, short_names  # noqa: E402
 from src.runtime.files import write_whole  # noqa: E402
 

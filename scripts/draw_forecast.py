@@ -19,9 +19,9 @@ from PIL import Image, ImageSequence
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.config import OneLineParser  # noqa: E402
 from src.data_provider.videos import PICTURE_ERRORS  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 from src.reports.pictures import ANIMATION_FILE, FRAMES_PER_SECOND, SHEET_FILE, write_gif  # noqa: E402
 
 WHITE = 255

@@ -31,10 +31,11 @@ warnings.filterwarnings("ignore", message="No ccache found")  # paddle's advice 
 import paddle  # noqa: E402
 
 from src.checkpoints.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
-from src.config import Config, OneLineParser  # noqa: E402
+from src.config import Config  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.models.forecaster import Forecaster  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 PROGRAM = "model"
 SIZES_FILE = "forecast.json"

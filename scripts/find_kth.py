@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.frame_archives import UNPACKED_FILE, is_archive, is_unpacked, kind_of, unpack  # noqa: E402
-from src.config import OneLineParser  # noqa: E402
 from src.data_provider.kth_sequences import ACTIONS, SEQUENCES_FILE, recording_of  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 SEARCH_DEPTH = 4  # folders below the one searched; AI Studio mounts data/dataNNNNN/
 FRAMES_FOLDER = "kth_frames"  # what is unpacked or prepared here

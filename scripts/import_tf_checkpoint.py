@@ -32,8 +32,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.checkpoint_files import INDEX  # noqa: E402
-from src.config import Config, OneLineParser, command_line_parser  # noqa: E402
+from src.config import Config, command_line_parser  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 FOLDER_FILE = "checkpoint"  # that names the newest one of a folder
 OF_THE_OPTIMIZER = re.compile(r"(.*[./])?(Adam(_\d+)?|beta[12]_power(_\d+)?|global_step)")

@@ -37,8 +37,8 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src.config import OneLineParser  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 from src.utils.preprocess import to_unit_range  # noqa: E402
 
 GZIP_MAGIC = b"\x1f\x8b"

@@ -36,9 +36,9 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src.config import OneLineParser  # noqa: E402
 from src.data_provider.kth_sequences import ACTIONS  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 DEFAULT_PERSONS = ("01", "02", "03", "04", "17", "18")  # KTH's split: 01 to 16 train, 17 to 25 test
 DEFAULT_FRAMES = 60

@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src.config import OneLineParser  # noqa: E402
 from src.data_provider.kth_sequences import (  # noqa: E402
     MISSING_IN_KTH,
     Ranges,
@@ -44,6 +43,7 @@ from src.data_provider.kth_sequences import (  # noqa: E402
 )
 from src.data_provider.videos import frames_of, is_video  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 from src.runtime.files import PARTIAL, lock, write_whole  # noqa: E402
 from src.runtime.process_env import usable_cores  # noqa: E402
 from src.runtime.signals import die_with_parent  # noqa: E402

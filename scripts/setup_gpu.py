@@ -17,13 +17,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts import install_packages  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 INDEX = "https://www.paddlepaddle.org.cn/packages/stable"
@@ -202,8 +202,7 @@ def steps(build: Build, installed: Sequence[str], made_with: str = "") -> list[l
 
 def installed_packages() -> list[str]:
     """name==version of every package of this environment."""
-    found = [(package.metadata["Name"], package.version) for package in metadata.distributions()]
-    return sorted({f"{name.lower().replace('_', '-')}=={version}" for name, version in found if name})
+    return sorted(f"{name}=={version}" for name, version in install_packages.installed_packages().items())
 
 
 def cuda_of_paddle(site_packages: Path) -> str:

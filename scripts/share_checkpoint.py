@@ -18,8 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import STATE_FILE, Config, OneLineParser  # noqa: E402
+from src.checkpoint_files import STATE_FILE  # noqa: E402
+from src.config import Config  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.one_line_parser import OneLineParser  # noqa: E402
 
 PATHS = (
     "train_data_paths", "valid_data_paths", "save_dir", "gen_frm_dir", "pretrained_model", "predict_video", "log_dir",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import sys
 from collections.abc import Sequence
 
 from src.errors import UserError
+from src.flag_values import did_you_mean
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,9 +28,8 @@ class OneLineParser(argparse.ArgumentParser):
             self._refuse_further_value(given, unknown[0])
             flag = unknown[0].split("=")[0]
             known_flags = [name for name in self._option_string_actions if name.startswith("--")]
-            close = difflib.get_close_matches(flag, known_flags, 1)
-            advice = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
-            raise UserError(f"{flag} is not a flag; {advice}")
+            advice = did_you_mean(flag, known_flags) or f"; see python {self.prog} --help"
+            raise UserError(f"{flag} is not a flag{advice}")
         return known
 
     def _refuse_further_value(self, given: Sequence[str], word: str) -> None:

@@ -314,7 +314,8 @@ def restore(
     check_optimizer(f"{flag}: {OPTIMIZER_FILE}", checkpoint.optimizer, checkpoint.state, parameters, optimizer)
     if average and checkpoint.average:
         _check_weights(f"{flag}: {EMA_FILE}", model, checkpoint.average)
-    _set_weights(flag, model, checkpoint.weights)
+    _check_weights(flag, model, checkpoint.weights)
+    _set_weights(model, checkpoint.weights)
     optimizer.set_state_dict(state)
     if average and checkpoint.average:
         average.restore(checkpoint.average)
@@ -343,14 +344,19 @@ def load_weights(model: nn.Layer, directory: str, config: Config) -> dict[str, A
     saved = state.get("config", {})
     check_same_network(flag, saved, dataclasses.asdict(config))
     averaged = EMA_FILE in state.get("sha256", {})
-    _set_weights(flag, model, _read_tensors(flag, directory, EMA_FILE if averaged else MODEL_FILE, state))
+    arrays = _read_tensors(flag, directory, EMA_FILE if averaged else MODEL_FILE, state)
+    _check_weights(flag, model, arrays)
+    name = _not_finite(arrays)
+    if name:
+        what = f"{name} is not finite, so its training had diverged"
+        raise UserError(f"{flag}: {what}; give an earlier checkpoint of it, or other weights")
+    _set_weights(model, arrays)
     if averaged:
         logger.info("%s: the moving average of its weights is used (its run had --ema %s)", flag, saved.get("ema"))
     return state
 
 
-def _set_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
-    _check_weights(flag, model, arrays)
+def _set_weights(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
     for name, parameter in model.state_dict().items():
         parameter.set_value(arrays[name])
 
@@ -359,10 +365,6 @@ def _check_weights(flag: str, model: nn.Layer, arrays: Mapping[str, np.ndarray])
     mismatches = _mismatches(model, arrays)
     if mismatches:
         raise UserError(f"{flag}: does not fit the network: {'; '.join(mismatches)}")
-    name = _not_finite(arrays)
-    if name:
-        what = f"{name} is not finite, so its training had diverged"
-        raise UserError(f"{flag}: {what}; give an earlier checkpoint of it, or other weights")
 
 
 def _not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:

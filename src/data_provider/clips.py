@@ -23,7 +23,6 @@ from src.utils.preprocess import to_unit_range
 
 DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # the disk or the network, not the file
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "bmp")
 PICTURE_FORMATS = ("JPEG", "PNG", "BMP")  # no other: Pillow runs Ghostscript for an EPS, whatever its suffix
 LARGEST_NUMBER = 2**63 - 1  # of a picture: numbers are int64
 DEFAULT_CACHE = 2**30  # bytes of decoded videos

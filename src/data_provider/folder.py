@@ -18,7 +18,6 @@ import numpy as np
 from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
-    PICTURE_SUFFIXES,
     ClipDataset,
     Recording,
     nearby_root,
@@ -26,6 +25,7 @@ from src.data_provider.clips import (
     read_picture,
     recording_of_video,
 )
+from src.data_provider.kth_sequences import PICTURE_SUFFIXES
 from src.data_provider.videos import frames_of, is_video, resized
 from src.errors import UserError
 from src.runtime.files import refuse_pipe

@@ -14,7 +14,6 @@ import os
 from src.config import Config
 from src.data_provider.clips import (
     DEFAULT_CACHE,
-    PICTURE_SUFFIXES,
     ClipDataset,
     Recording,
     nearby_root,
@@ -24,6 +23,7 @@ from src.data_provider.clips import (
 from src.data_provider.kth_sequences import (
     ACTIONS,
     FRAME_NAME,
+    PICTURE_SUFFIXES,
     SEQUENCES_FILE,
     Ranges,
     frame_numbers,

@@ -18,7 +18,8 @@ MISSING_IN_KTH = ("person13_handclapping_d3",)
 SEQUENCES_FILE = "00sequences.txt"
 # personNN_<action>_dD_uncomp.avi; copies of the set drop or change what follows dD.
 VIDEO_NAME = re.compile(rf"(person\d\d_({'|'.join(ACTIONS)})_d\d)\w*", re.IGNORECASE)
-FRAME_NAME = re.compile(r"image.*?(\d+)\.(jpg|jpeg|png|bmp)", re.IGNORECASE)  # in the folder of a recording
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "bmp")  # of frames, those of own films too
+FRAME_NAME = re.compile(rf"image.*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # in a recording's folder
 SEQUENCE_LINE = re.compile(r"\s*(person\d\d_[a-z]+_d\d)\s+(?:frames)?(.*)", re.IGNORECASE)
 
 LONGEST_QUOTE = 60  # characters of a wrong line
