@@ -75,7 +75,7 @@ STEPS = {
     "test": Step("a test of the weights that come with the project", "test", 15),
     "predict_video": Step("their forecast of a film", "predict_video", 10),
     "export": Step("their exported program", "export", 15),
-}  # fmt: skip
+}
 
 
 class Setting(NamedTuple):
@@ -105,9 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
-        prog="benchmarks/gpu_check.py", description=__doc__, allow_abbrev=False,
+        prog="benchmarks/gpu_check.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--device", default="gpu", help="gpu, gpu:N or cpu (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny size; the times say nothing then")
     parser.add_argument("--steps", default=",".join(STEPS), help="some of them, with commas between (default: all)")
@@ -185,8 +187,7 @@ def run_step(name: str, setting: Setting, limit: int, out: Path) -> dict:
 
 
 def new_process(device: str, function, *arguments) -> multiprocessing.process.BaseProcess:
-    """A process that will call a function; forked on a CPU, which saves the start of Paddle. Fork cannot hand on a GPU.
-    """
+    """A process that will call a function; forked on a CPU, which saves the start of Paddle. Fork hands on no GPU."""
     context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
     return context.Process(target=function, args=arguments)
 

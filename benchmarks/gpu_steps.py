@@ -53,9 +53,14 @@ from tests.plain_e3d import plain_e3d  # noqa: E402
 
 FULL = {**SIZES["full"], "input_length": 10, "total_length": 30, "batch_size": 4}
 QUICK = {
-    "img_width": 16, "patch_size": 4, "num_hidden": "4,4", "filter_size": 3, "input_length": 3, "total_length": 6,
+    "img_width": 16,
+    "patch_size": 4,
+    "num_hidden": "4,4",
+    "filter_size": 3,
+    "input_length": 3,
+    "total_length": 6,
     "batch_size": 2,
-}  # fmt: skip
+}
 # Of outputs, and relative of gradients, where TF32 rounds the factors of products to 10 bits: 5e-4 each.
 TF32_OUTPUT_TOLERANCE, TF32_GRADIENT_TOLERANCE = 2e-2, 5e-2
 RESUMED_TOLERANCE = 1e-2  # relative, of weights after 10 iterations whose sums were added up in another order
@@ -109,9 +114,14 @@ def card(setting: Setting) -> dict:
         properties = paddle.device.cuda.get_device_properties()
         major, minor = paddle.device.cuda.get_device_capability()
         figures = {
-            "card": properties.name, "memory_gb": properties.total_memory / 1e9, "capability": f"{major}.{minor}",
-            "driver": driver(), "cuda": paddle.version.cuda(), "cudnn": paddle.version.cudnn(), **figures,
-        }  # fmt: skip
+            "card": properties.name,
+            "memory_gb": properties.total_memory / 1e9,
+            "capability": f"{major}.{minor}",
+            "driver": driver(),
+            "cuda": paddle.version.cuda(),
+            "cudnn": paddle.version.cudnn(),
+            **figures,
+        }
     return figures
 
 
@@ -313,9 +323,14 @@ def test(setting: Setting) -> dict:
     network = json.loads((PRETRAINED / "state.json").read_text(encoding="utf-8"))["config"]
     names = ("img_width", "patch_size", "num_hidden", "filter_size", "norm_epsilon", "input_length", "total_length")
     run_here(
-        setting, "--is_training=False", "--dataset_name=mnist", f"--valid_data_paths={PRETRAINED / 'clips.npy'}",
-        "--batch_size=5", "--num_save_samples=1", *(f"--{name}={network[name]}" for name in names),
-    )  # fmt: skip
+        setting,
+        "--is_training=False",
+        "--dataset_name=mnist",
+        f"--valid_data_paths={PRETRAINED / 'clips.npy'}",
+        "--batch_size=5",
+        "--num_save_samples=1",
+        *(f"--{name}={network[name]}" for name in names),
+    )
     metrics_file = setting.folder / "results" / "test_result" / "metrics.json"
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     psnr, repeat = metrics["model"]["psnr"], metrics["repeat_last_frame"]["psnr"]
@@ -419,8 +434,10 @@ def timed(iteration: Callable[[], None], repeats: int = REPEATS) -> dict:
     process_peak = 1000 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = paddle.device.cuda.max_memory_allocated() if on_gpu() else process_peak
     return {
-        "seconds": statistics.median(seconds), "host_seconds": statistics.median(host_seconds), "peak_gb": peak / 1e9
-    }  # fmt: skip
+        "seconds": statistics.median(seconds),
+        "host_seconds": statistics.median(host_seconds),
+        "peak_gb": peak / 1e9,
+    }
 
 
 def with_and_without(setting: Setting, switch_on: Callable[[Training], object]) -> dict:
@@ -436,10 +453,14 @@ def with_and_without(setting: Setting, switch_on: Callable[[Training], object]) 
         raise Failed(f"its gradients differ by {difference:.2g}, allowed {tolerances()[1]:g}")
     found = timed(training.iteration)
     return {
-        "of_the_time": found["seconds"] / without["seconds"], **found, "without": without["seconds"],
-        "host_without": without["host_seconds"], "peak_gb_without": without["peak_gb"],
-        "to_switch_on": switching, "difference": difference,
-    }  # fmt: skip
+        "of_the_time": found["seconds"] / without["seconds"],
+        **found,
+        "without": without["seconds"],
+        "host_without": without["host_seconds"],
+        "peak_gb_without": without["peak_gb"],
+        "to_switch_on": switching,
+        "difference": difference,
+    }
 
 
 def compiled_step(step: Callable) -> Callable:
@@ -565,9 +586,13 @@ def driver() -> str | None:
 def run_here(setting: Setting, *flags: str) -> None:
     """runp.py in this process with the pretrained digits."""
     status = runp.main(
-        [*flags, f"--pretrained_model={PRETRAINED}", f"--gen_frm_dir={setting.folder / 'results'}",
-         f"--device={setting.device}"]
-    )  # fmt: skip
+        [
+            *flags,
+            f"--pretrained_model={PRETRAINED}",
+            f"--gen_frm_dir={setting.folder / 'results'}",
+            f"--device={setting.device}",
+        ]
+    )
     if status:
         raise Failed(f"runp.py {flags[0]} ended with status {status}")
 

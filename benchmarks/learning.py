@@ -68,9 +68,14 @@ ONE_DIGIT = "--digits 1 --digit_size 16 --size 32"
 TASKS = {
     # 6 frames given, 6 predicted, 2 layers of 16: two minutes a trial.
     "digits_small": Task(
-        "digits", f"{ONE_DIGIT} --length 12", 3000, 64,
+        "digits",
+        f"{ONE_DIGIT} --length 12",
+        3000,
+        64,
         "--img_width 32 --patch_size 4 --num_hidden 16,16 --filter_size 3 --input_length 6 --total_length 12",
-        4, 400, 400,
+        4,
+        400,
+        400,
         {
             "paper": f"{ADAM} --lr 1e-3",
             "no_l1": NO_L1,
@@ -85,16 +90,25 @@ TASKS = {
     ),
     # 10 frames given, 10 predicted, 2 layers of 32.
     "digits": Task(
-        "digits", f"{ONE_DIGIT} --length 20", 6000, 200,
+        "digits",
+        f"{ONE_DIGIT} --length 20",
+        6000,
+        200,
         "--img_width 32 --patch_size 4 --num_hidden 32,32 --filter_size 3 --input_length 10 --total_length 20",
-        4, 500, 250,
+        4,
+        500,
+        250,
         {"paper": f"{ADAM} --lr 1e-3", "recipe": RECIPE},
     ),
     "quickstart": Task(
-        "figures", "--dusk --size 64x64 --frames 60 --actions walking,jogging,running "
-        "--persons 01,02,03,04,05,06,07,08,17,18", 0, 0,
+        "figures",
+        "--dusk --size 64x64 --frames 60 --actions walking,jogging,running --persons 01,02,03,04,05,06,07,08,17,18",
+        0,
+        0,
         "--img_width 32 --patch_size 4 --num_hidden 64 --filter_size 3 --input_length 5 --total_length 10",
-        1, 1000, 1000,
+        1,
+        1000,
+        1000,
         {
             "sgd": "--lr_schedule 3e-3:{n57},7e-4:{n27},1.5e-4:{n16}",
             "adam": f"{ADAM} {cosine('3e-3')} {BETAS}",
@@ -107,12 +121,17 @@ TASKS = {
         },
     ),
     "kth": Task(
-        "kth", "", 0, 0,
+        "kth",
+        "",
+        0,
+        0,
         "--img_width 64 --input_length 10 --total_length 20 --patch_size 4 --num_hidden 48 --filter_size 5",
-        2, 1800, 300,
+        2,
+        1800,
+        300,
         {"recipe": f"{FALL} {cosine('2e-3')} {BETAS} {RESIDUAL} --l1_weight 1 --l1_from {{n50}}"},
     ),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -201,7 +220,7 @@ def link_kth(tree: Path, folder: Path) -> tuple[Path, Path]:
     for recording in sorted(tree.glob("*/person*")):
         name, part = recording.name, "train"
         if recording.name.startswith(KEPT_OUT):
-            name, part = f"person{FIRST_TEST_PERSON + kept_out}{recording.name[len('person16'):]}", "test"
+            name, part = f"person{FIRST_TEST_PERSON + kept_out}{recording.name[len('person16') :]}", "test"
             kept_out += 1
         link = folder / part / recording.parent.name / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -219,17 +238,42 @@ def run_trial(task: Task, flags: str, train: Path, test: Path, seed: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     dataset = "mnist" if task.data == "digits" else "action"
     command = [
-        sys.executable, str(ROOT / "runp.py"), "--resume", "--dataset_name", dataset, "--seed", seed,
-        "--train_data_paths", str(train), "--valid_data_paths", str(test), "--save_dir", str(folder / "checkpoints"),
-        "--gen_frm_dir", str(folder / "tests"), "--batch_size", str(task.batch_size), "--num_workers", "0",
-        "--max_iterations", str(task.iterations), "--test_interval", str(task.tests), "--snapshot_interval",
-        str(task.tests), *task.network.split(), *shlex.split(flags),
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "runp.py"),
+        "--resume",
+        "--dataset_name",
+        dataset,
+        "--seed",
+        seed,
+        "--train_data_paths",
+        str(train),
+        "--valid_data_paths",
+        str(test),
+        "--save_dir",
+        str(folder / "checkpoints"),
+        "--gen_frm_dir",
+        str(folder / "tests"),
+        "--batch_size",
+        str(task.batch_size),
+        "--num_workers",
+        "0",
+        "--max_iterations",
+        str(task.iterations),
+        "--test_interval",
+        str(task.tests),
+        "--snapshot_interval",
+        str(task.tests),
+        *task.network.split(),
+        *shlex.split(flags),
+    ]
     with open(folder / "output.txt", "w", encoding="utf-8") as output:
         result = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=lambda: os.nice(10),
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.nice(10),
             env={**os.environ, "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
     if result.returncode:
         last = (folder / "output.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
         return f"ended with status {result.returncode}: {''.join(last)}"

@@ -66,13 +66,24 @@ def launch(arguments: argparse.Namespace, count: int, batch: int) -> list[dict]:
     """What each process of a job of ``count`` measured."""
     with tempfile.TemporaryDirectory() as folder:
         task = {
-            "batch": batch, "length": arguments.length, "steps": arguments.steps, "folder": folder,
+            "batch": batch,
+            "length": arguments.length,
+            "steps": arguments.steps,
+            "folder": folder,
             "sizes": QUICK if arguments.quick else SIZES,
-        }  # fmt: skip
+        }
         command = [
-            sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(count), "--log_dir", folder,
-            __file__, "--child", json.dumps(task),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            "--nproc_per_node",
+            str(count),
+            "--log_dir",
+            folder,
+            __file__,
+            "--child",
+            json.dumps(task),
+        ]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if result.returncode:
             sys.exit(f"{result.stdout}\n{count} processes ended with status {result.returncode}")

@@ -86,10 +86,15 @@ def print_row(arguments: argparse.Namespace, what: str, batch: int, length: int)
     for _ in range(1 if arguments.profile else arguments.rounds):
         for who in chosen:
             task = {
-                "who": who, "what": what, "batch": batch, "length": length, "steps": arguments.steps,
-                "size": arguments.size, "profile": arguments.profile,
+                "who": who,
+                "what": what,
+                "batch": batch,
+                "length": length,
+                "steps": arguments.steps,
+                "size": arguments.size,
+                "profile": arguments.profile,
                 "recompute": arguments.recompute and who == "model",
-            }  # fmt: skip
+            }
             command = [sys.executable, __file__, "--child", json.dumps(task)]
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if result.returncode:

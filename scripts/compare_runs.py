@@ -41,9 +41,11 @@ def names_of(given: str | None, folders: list[str]) -> list[str]:
 
 def main() -> int:
     parser = OneLineParser(
-        prog="scripts/compare_runs.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/compare_runs.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("folders", nargs="+", metavar="DIR", help="<gen_frm_dir>/<test>, or a training's save_dir")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--names", metavar="A,B", help="what the runs are called (what differs in their paths)")

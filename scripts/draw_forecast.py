@@ -43,9 +43,9 @@ def read_sheet(folder: Path) -> np.ndarray:
 def montage(sheets: list[np.ndarray]) -> np.ndarray:
     """The sheets below one another, narrower ones filled up with white."""
     width = max(sheet.shape[1] for sheet in sheets)
-    return np.vstack([
-        np.pad(sheet, [(0, 0), (0, width - sheet.shape[1]), (0, 0)], constant_values=WHITE) for sheet in sheets
-    ])  # fmt: skip
+    return np.vstack(
+        [np.pad(sheet, [(0, 0), (0, width - sheet.shape[1]), (0, 0)], constant_values=WHITE) for sheet in sheets]
+    )
 
 
 def read_animation(folder: Path) -> list[np.ndarray]:
@@ -73,9 +73,11 @@ def pairs(films: list[list[np.ndarray]]) -> list[np.ndarray]:
 
 def main() -> int:
     parser = OneLineParser(
-        prog="scripts/draw_forecast.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/draw_forecast.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("folders", type=Path, nargs="+", help="<gen_frm_dir>/<test>/<batch>")
     parser.add_argument("--out", type=Path, required=True, help="picture to write, .png or .gif")
     try:

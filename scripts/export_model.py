@@ -73,10 +73,13 @@ def export(checkpoint: Path, out: Path) -> None:
     try:
         save_program(network, config, str(partial / PROGRAM))
         sizes = {
-            "input_length": config.input_length, "total_length": config.total_length,
-            "img_width": config.img_width, "img_channel": config.img_channel,
-            "iteration": state["iteration"], "paddle": paddle.__version__,
-        }  # fmt: skip
+            "input_length": config.input_length,
+            "total_length": config.total_length,
+            "img_width": config.img_width,
+            "img_channel": config.img_channel,
+            "iteration": state["iteration"],
+            "paddle": paddle.__version__,
+        }
         (partial / SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
         partial.rename(out)
     finally:
@@ -96,9 +99,11 @@ def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
 
 def main() -> int:
     parser = OneLineParser(
-        prog="scripts/export_model.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/export_model.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--pretrained_model", type=Path, required=True, help="checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the program")
     try:

@@ -26,8 +26,12 @@ from src.data_provider.kth_sequences import FRAME_NAME, recording_of
 from src.errors import UserError
 
 TAR_SUFFIXES = {
-    ".tar": open, ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.bz2": bz2.open, ".tar.xz": lzma.open,
-}  # fmt: skip
+    ".tar": open,
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
+}
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 # Pictures are compressed already; a bomb unpacks to a thousand times its size.
 LARGEST_RATIO, ALWAYS_ALLOWED = 100, 2**30  # times the archive's size; bytes
@@ -36,10 +40,16 @@ LOOKED_THROUGH = 2**28  # bytes of a tar archive, unpacked, in which the first f
 UNPACKED_FILE = "unpacked.json"  # beside the folders of the actions: the archives that they are from
 ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)  # ends a tar archive
 DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
     NotImplementedError,  # a compression that zipfile does not know
     RuntimeError,  # a password
-)  # fmt: skip
+)
 
 
 class TooLarge(UserError):
@@ -72,7 +82,7 @@ def is_archive(name: str) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """"frames" or "videos" of KTH, "" for something else. Of a tar archive only the beginning is looked at.
+    """ "frames" or "videos" of KTH, "" for something else. Of a tar archive only the beginning is looked at.
 
     Raises:
         UserError: it is damaged.

@@ -189,9 +189,12 @@ def import_variables(variables: Mapping[str, np.ndarray], iteration: int, flags:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
-        prog="scripts/import_tf_checkpoint.py", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s CHECKPOINT [--flag value ...]",
-    )  # fmt: skip
+        prog="scripts/import_tf_checkpoint.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s CHECKPOINT [--flag value ...]",
+    )
     parser.add_argument("checkpoint", help="path without .index, or the folder with the file 'checkpoint'")
     parser.add_argument("--tensorflow", metavar="PYTHON", default=sys.executable, help="a Python that has TensorFlow")
     try:

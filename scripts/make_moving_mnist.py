@@ -219,10 +219,12 @@ def write_npz(path: Path, chunks: Iterator[np.ndarray], clips: int, motion: Moti
     """clips ``[2, N, 2]``, dims ``[1, 3]`` and input_raw_data, float32 ``[N * length, 1, size, size]`` in [0, 1]."""
     given = motion.length // 2
     first = np.arange(clips) * motion.length
-    spans = np.stack([
-        np.stack([first, np.full(clips, given)], axis=1),
-        np.stack([first + given, np.full(clips, motion.length - given)], axis=1),
-    ]).astype(np.int32)  # fmt: skip
+    spans = np.stack(
+        [
+            np.stack([first, np.full(clips, given)], axis=1),
+            np.stack([first + given, np.full(clips, motion.length - given)], axis=1),
+        ]
+    ).astype(np.int32)
     dims = np.array([[1, motion.size, motion.size]], np.int32)
     shape = (clips * motion.length, 1, motion.size, motion.size)
     with open(path, "wb") as file:
@@ -325,14 +327,17 @@ def motion_of(options: argparse.Namespace) -> Motion:
 def build_parser() -> argparse.ArgumentParser:
     """The flags; numbers are checked afterwards, so that all messages read alike."""
     parser = OneLineParser(
-        prog="scripts/make_moving_mnist.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/make_moving_mnist.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write, .npz or .npy")
     parser.add_argument(
-        "--source", choices=("mnist", "digits"),
+        "--source",
+        choices=("mnist", "digits"),
         help="mnist: MNIST's digits, downloaded once (default); digits: scikit-learn's, no download",
-    )  # fmt: skip
+    )
     parser.add_argument("--images", type=Path, help="IDX file of MNIST's pictures, in place of --source")
     parser.add_argument("--clips", default="10000", metavar="N", help="clips to make (default: %(default)s)")
     parser.add_argument("--digits", default="2", metavar="N", help="digits on one frame (default: %(default)s)")
@@ -342,9 +347,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--digit_size", default=str(MNIST_SIDE), metavar="PIXELS", help="(default: %(default)s)")
     parser.add_argument("--seed", default="0", metavar="N", help="other digits and motions (default: %(default)s)")
     parser.add_argument(
-        "--split", default="all", choices=SPLITS,
+        "--split",
+        default="all",
+        choices=SPLITS,
         help="digits to draw from: train and test share none; MNIST's own split with --source mnist (default: all)",
-    )  # fmt: skip
+    )
     return parser
 
 

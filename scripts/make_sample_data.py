@@ -135,21 +135,48 @@ class Gait:
 
 GAITS = {
     "walking": Gait(
-        thigh=(25, 20, 11, 0, -10, -18, -12, 6, 20, 26), knee=(4, 13, 14, 9, 6, 11, 36, 58, 46, 16),
-        foot=(18, 3, 0, -1, -8, -26, -55, -38, -5, 14), stance=0.60, cadence=1.10, lean=3,
-        arm_swing=24, arm_middle=-2, elbow=20, elbow_swing=10, flight=0.0, margin=0.30,
+        thigh=(25, 20, 11, 0, -10, -18, -12, 6, 20, 26),
+        knee=(4, 13, 14, 9, 6, 11, 36, 58, 46, 16),
+        foot=(18, 3, 0, -1, -8, -26, -55, -38, -5, 14),
+        stance=0.60,
+        cadence=1.10,
+        lean=3,
+        arm_swing=24,
+        arm_middle=-2,
+        elbow=20,
+        elbow_swing=10,
+        flight=0.0,
+        margin=0.30,
     ),
     "jogging": Gait(
-        thigh=(25, 19, 8, -5, -16, -16, 2, 21, 33, 32), knee=(16, 33, 35, 24, 16, 38, 72, 86, 62, 28),
-        foot=(8, 0, -2, -13, -42, -70, -72, -46, -12, 5), stance=0.40, cadence=1.42, lean=8,
-        arm_swing=30, arm_middle=-8, elbow=88, elbow_swing=10, flight=0.025, margin=0.31,
+        thigh=(25, 19, 8, -5, -16, -16, 2, 21, 33, 32),
+        knee=(16, 33, 35, 24, 16, 38, 72, 86, 62, 28),
+        foot=(8, 0, -2, -13, -42, -70, -72, -46, -12, 5),
+        stance=0.40,
+        cadence=1.42,
+        lean=8,
+        arm_swing=30,
+        arm_middle=-8,
+        elbow=88,
+        elbow_swing=10,
+        flight=0.025,
+        margin=0.31,
     ),
     "running": Gait(
-        thigh=(34, 25, 8, -11, -26, -25, 2, 32, 55, 50), knee=(22, 38, 38, 25, 20, 58, 102, 114, 86, 38),
-        foot=(6, 0, -5, -26, -62, -85, -92, -56, -14, 5), stance=0.34, cadence=1.52, lean=14,
-        arm_swing=48, arm_middle=-8, elbow=95, elbow_swing=14, flight=0.04, margin=0.39,
+        thigh=(34, 25, 8, -11, -26, -25, 2, 32, 55, 50),
+        knee=(22, 38, 38, 25, 20, 58, 102, 114, 86, 38),
+        foot=(6, 0, -5, -26, -62, -85, -92, -56, -14, 5),
+        stance=0.34,
+        cadence=1.52,
+        lean=14,
+        arm_swing=48,
+        arm_middle=-8,
+        elbow=95,
+        elbow_swing=14,
+        flight=0.04,
+        margin=0.39,
     ),
-}  # fmt: skip
+}
 GAIT_HARMONICS = 4  # of the ten table values: enough for the two peaks of the knee, and smooth
 FOOT_BLEND = 0.010  # body heights over which the weight goes from one foot to the other
 
@@ -183,13 +210,17 @@ def make_person(seed: int, number: int) -> Person:
         return float(low + (high - low) * level)
 
     return Person(
-        shirt=grey(0.4, (38, 72), (218, 238)), trousers=grey(0.15, (22, 58), (200, 222)),
-        skin=grey(0.8, (60, 80), (182, 204)), hair=grey(0.1, (14, 48), (212, 225)),
+        shirt=grey(0.4, (38, 72), (218, 238)),
+        trousers=grey(0.15, (22, 58), (200, 222)),
+        skin=grey(0.8, (60, 80), (182, 204)),
+        hair=grey(0.1, (14, 48), (212, 225)),
         shoes=grey(0.2, (15, 40), (205, 225)),
-        height=float(rng.uniform(0.96, 1.04)), girth=float(rng.uniform(0.90, 1.12)),
-        tempo=float(rng.uniform(0.92, 1.08)), light=float(rng.uniform(-LIGHT_SPREAD, LIGHT_SPREAD)),
+        height=float(rng.uniform(0.96, 1.04)),
+        girth=float(rng.uniform(0.90, 1.12)),
+        tempo=float(rng.uniform(0.92, 1.08)),
+        light=float(rng.uniform(-LIGHT_SPREAD, LIGHT_SPREAD)),
         noise=float(NOISE_SIGMA + rng.uniform(-NOISE_SPREAD, NOISE_SPREAD)),
-    )  # fmt: skip
+    )
 
 
 def make_take(seed: int, number: int, action: str, scenario: int) -> Take:
@@ -664,9 +695,11 @@ def check_out(out: str | os.PathLike[str]) -> Path:
 def build_parser() -> argparse.ArgumentParser:
     """The flags; their values are checked afterwards, so that all messages read alike."""
     parser = OneLineParser(
-        prog="scripts/make_sample_data.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/make_sample_data.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into; made if it is missing")
     parser.add_argument("--frames", default=str(DEFAULT_FRAMES), metavar="N", help="frames a recording (%(default)s)")
     parser.add_argument("--size", default="x".join(map(str, DEFAULT_SIZE)), metavar="WxH", help="pixels (%(default)s)")

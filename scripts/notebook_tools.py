@@ -47,9 +47,15 @@ def run(*arguments: object, stop_after: int | None = None) -> int:
     print("$ python", shlex.join(flags), flush=True)
     # A session of its own: the stop button reaches this process alone, which hands it on once.
     process = subprocess.Popen(
-        [sys.executable, *flags], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8", errors="replace", env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *flags],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
     last_line, ours, users, running = "", False, False, True
     try:
         while running:

@@ -283,9 +283,7 @@ def _check_settings(out: Path, quality: int, ranges: dict[str, Ranges] | None) -
 
 
 def main() -> int:
-    parser = OneLineParser(
-        prog="scripts/prepare_kth.py", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
+    parser = OneLineParser(prog="scripts/prepare_kth.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--videos", type=Path, required=True, help="folder with the videos or zip files, in folders or flat"
     )

@@ -142,9 +142,11 @@ def find_cards() -> list[Card]:
 
 
 def choose_build(
-    cards: Sequence[Card], cuda: tuple[int, int], python: tuple[int, int] = sys.version_info[:2],
+    cards: Sequence[Card],
+    cuda: tuple[int, int],
+    python: tuple[int, int] = sys.version_info[:2],
     machine: str = platform.machine(),
-) -> Build:  # fmt: skip
+) -> Build:
     """The first of :data:`BUILDS` that runs on all the cards, with the driver and with this Python.
 
     Raises:

@@ -24,8 +24,14 @@ from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
 
 PATHS = (
-    "train_data_paths", "valid_data_paths", "save_dir", "gen_frm_dir", "pretrained_model", "predict_video", "log_dir",
-)  # fmt: skip
+    "train_data_paths",
+    "valid_data_paths",
+    "save_dir",
+    "gen_frm_dir",
+    "pretrained_model",
+    "predict_video",
+    "log_dir",
+)
 OF_THE_RUN = ("losses.csv", "metrics.csv", "curves.png")
 
 
@@ -57,9 +63,11 @@ def share(checkpoint: Path, out: Path) -> None:
 
 def main() -> int:
     parser = OneLineParser(
-        prog="scripts/share_checkpoint.py", description=__doc__, allow_abbrev=False,
+        prog="scripts/share_checkpoint.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("checkpoint", type=Path, help="<save_dir>/<iteration> or <save_dir>/best")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     try:

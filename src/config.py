@@ -45,8 +45,15 @@ OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("fp32", "fp16", "bf16")
 # The flags that decide which parameters a network has, and their meaning; and those of the frames it was shown.
 NETWORK_FLAGS = (
-    "model_name", "num_hidden", "filter_size", "layer_norm", "norm_epsilon", "residual", "patch_size", "img_channel",
-)  # fmt: skip
+    "model_name",
+    "num_hidden",
+    "filter_size",
+    "layer_norm",
+    "norm_epsilon",
+    "residual",
+    "patch_size",
+    "img_channel",
+)
 LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False}  # not named in older checkpoints, and what these were made with
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
 CHANNELS = {1: "1 (grey)", 3: "3 (colour)"}  # of a frame, by --img_channel
@@ -69,10 +76,17 @@ def _flag(
     return field(
         default=default,
         metadata={
-            "group": group, "parse": parse, "help": help, "minimum": minimum, "maximum": maximum, "above": above,
-            "choices": choices, "aliases": aliases, "metavar": metavar,
+            "group": group,
+            "parse": parse,
+            "help": help,
+            "minimum": minimum,
+            "maximum": maximum,
+            "above": above,
+            "choices": choices,
+            "aliases": aliases,
+            "metavar": metavar,
         },
-    )  # fmt: skip
+    )
 
 
 # A field of Config is made by the group that --help shows its flag in.
@@ -101,46 +115,65 @@ class Config:
     valid_data_paths: str = _data("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
     dataset_name: str = _data(
         "action", parse_text, _one_of(f"{name} ({entry.help})" for name, entry in DATASETS.items()), choices=DATASETS
-    )  # fmt: skip
+    )
     save_dir: str = _run("checkpoints", parse_text, "where checkpoints and the log go")
     gen_frm_dir: str = _run("results", parse_text, "where predicted frames and metrics.json go")
     model_name: str = _network(
-        "e3d_lstm", parse_text, "network: " + _one_of(f"{name} ({entry.help})" for name, entry in MODELS.items()),
+        "e3d_lstm",
+        parse_text,
+        "network: " + _one_of(f"{name} ({entry.help})" for name, entry in MODELS.items()),
         choices=MODELS,
-    )  # fmt: skip
+    )
     pretrained_model: str = _run(
-        "", parse_text, "checkpoint directory whose weights to start from, or to test (needed when testing)",
+        "",
+        parse_text,
+        "checkpoint directory whose weights to start from, or to test (needed when testing)",
         metavar="DIR",
-    )  # fmt: skip
+    )
     resume: str = _run(
-        "", parse_resume,
+        "",
+        parse_resume,
         "continue the run in save_dir from its newest whole checkpoint, or start it where there is none yet; "
-        "--resume DIR: from that checkpoint", metavar="DIR",
-    )  # fmt: skip
+        "--resume DIR: from that checkpoint",
+        metavar="DIR",
+    )
     predict_video: str = _testing(
-        "", parse_text,
-        "a video, GIF or folder of numbered pictures: forecast how it goes on with --pretrained_model", metavar="FILM",
-    )  # fmt: skip
+        "",
+        parse_text,
+        "a video, GIF or folder of numbered pictures: forecast how it goes on with --pretrained_model",
+        metavar="FILM",
+    )
     predict_start: int = _testing(
-        0, parse_int, "number of the first given frame of --predict_video, from 1; 0: the last frames are given",
-        minimum=0, metavar="FRAME",
-    )  # fmt: skip
+        0,
+        parse_int,
+        "number of the first given frame of --predict_video, from 1; 0: the last frames are given",
+        minimum=0,
+        metavar="FRAME",
+    )
     num_save_samples: int = _testing(10, parse_int, "test batches whose first sequence is saved as pictures", minimum=0)
 
     img_channel: int = _data(
-        1, parse_int,
+        1,
+        parse_int,
         "channels of a frame: 1; also 3 (colour) with --dataset_name "
         + _one_of(name for name, entry in DATASETS.items() if 3 in entry.channels),
         minimum=1,
-    )  # fmt: skip
+    )
     img_width: int = _data(
-        128, parse_int, "frames are resized to this width and height, in pixels", minimum=1, maximum=4096,
+        128,
+        parse_int,
+        "frames are resized to this width and height, in pixels",
+        minimum=1,
+        maximum=4096,
         metavar="PIXELS",
-    )  # fmt: skip
+    )
     patch_size: int = _network(
-        8, parse_int, "side of the square of pixels that becomes one position; divides img_width", minimum=1,
+        8,
+        parse_int,
+        "side of the square of pixels that becomes one position; divides img_width",
+        minimum=1,
         metavar="PIXELS",
-    )  # fmt: skip
+    )
     input_length: int = _data(10, parse_int, "frames given", minimum=1, metavar="FRAMES")
     total_length: int = _data(30, parse_int, "frames given + predicted", minimum=2, maximum=10000, metavar="FRAMES")
     filter_size: int = _network(5, parse_int, "rows and columns of the convolution kernels; odd", minimum=1)
@@ -149,17 +182,23 @@ class Config:
     )
     layer_norm: bool = _network(True, parse_bool, "layer norm after the convolutions of the gates (e3d_lstm alone)")
     norm_epsilon: float = _network(
-        1e-5, parse_float, "added to the variance in every norm; 1 keeps small states small, which learns sooner",
-        above=0.0, maximum=FLOAT32_LIMIT,
-    )  # fmt: skip
+        1e-5,
+        parse_float,
+        "added to the variance in every norm; 1 keeps small states small, which learns sooner",
+        above=0.0,
+        maximum=FLOAT32_LIMIT,
+    )
     residual: bool = _network(
         False, parse_bool, "the decoder predicts what is added to the frame fed last, in place of the next frame itself"
     )
 
     l1_weight: float = _training(
-        1.0, parse_float, "weight of the absolute differences in the loss; 1 in the paper",
-        minimum=0.0, maximum=FLOAT32_LIMIT,
-    )  # fmt: skip
+        1.0,
+        parse_float,
+        "weight of the absolute differences in the loss; 1 in the paper",
+        minimum=0.0,
+        maximum=FLOAT32_LIMIT,
+    )
     l1_from: int = _training(
         0, parse_int, "iteration from which l1_weight counts; before it the weight is 0", minimum=0, metavar="ITERATION"
     )
@@ -167,10 +206,12 @@ class Config:
         False, parse_bool, "the decoder's bias begins at the training clips' mean brightness, in place of 0"
     )
     ema: float = _training(
-        0.0, parse_float,
+        0.0,
+        parse_float,
         "decay of a moving average of the weights, which tests and forecasts then use, as 0.999; 0: none",
-        minimum=0.0, maximum=1 - 1e-7,
-    )  # fmt: skip
+        minimum=0.0,
+        maximum=1 - 1e-7,
+    )
     reverse_input: bool = _training(
         False, parse_bool, "take a second step on the time-reversed clip at every iteration"
     )
@@ -190,14 +231,19 @@ class Config:
     )
     lr: float = _training(1e-3, parse_float, "learning rate", above=0.0, maximum=FLOAT32_LIMIT, metavar="RATE")
     lr_schedule: str = _training(
-        "", parse_schedule,
+        "",
+        parse_schedule,
         "in place of lr, stages of rate:iterations, as 1e-3:20000,5e-4:20000; the last rate stays. "
         "cosine:PEAK:ITERATIONS:WARMUP: a rise, then a fall to a hundredth of PEAK. kth: the table in docs/training.md",
-    )  # fmt: skip
+    )
     grad_clip: float = _training(
-        0.0, parse_float, "scale gradients down to this global norm where theirs is larger; 0: never",
-        minimum=0.0, maximum=FLOAT32_LIMIT, metavar="NORM",
-    )  # fmt: skip
+        0.0,
+        parse_float,
+        "scale gradients down to this global norm where theirs is larger; 0: never",
+        minimum=0.0,
+        maximum=FLOAT32_LIMIT,
+        metavar="NORM",
+    )
     weight_decay: float = _training(
         5e-4, parse_float, "L2 decay, coupled with the gradient", minimum=0.0, maximum=FLOAT32_LIMIT
     )
@@ -221,20 +267,25 @@ class Config:
         5, parse_int, "newest tests of a training whose pictures are kept, beside the best; 0 keeps all", minimum=0
     )
     test_max_clips: int = _testing(
-        0, parse_int, "clips of a test during training, spread evenly over the test set; 0: every clip", minimum=0,
+        0,
+        parse_int,
+        "clips of a test during training, spread evenly over the test set; 0: every clip",
+        minimum=0,
         metavar="CLIPS",
-    )  # fmt: skip
+    )
     log_dir: str = _training("", parse_text, "where curves and forecasts for VisualDL go; empty: not written")
 
     device: str = _machine(
-        "auto", parse_device,
+        "auto",
+        parse_device,
         "auto (the first GPU, XPU or NPU that Paddle sees, else the CPU), cpu, gpu, xpu or npu, also gpu:N ...",
-    )  # fmt: skip
+    )
     precision: str = _machine(
-        "fp32", parse_text,
+        "fp32",
+        parse_text,
         "of the convolutions: fp32, fp16 (with a dynamic loss scale) or bf16; emulated on a CPU, which takes more time",
         choices=PRECISIONS,
-    )  # fmt: skip
+    )
     deterministic: bool = _machine(
         False, parse_bool, "on a GPU take cuDNN's algorithms that give the same bits each time, which are slower"
     )

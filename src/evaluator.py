@@ -154,10 +154,13 @@ def evaluate(
         while begun:
             begun.pop().result()
     result = {
-        "iteration": iteration, "checkpoint": None if config.is_training else config.pretrained_model,
-        "dataset": config.valid_data_paths, "sequences": len(dataset), **(details or {}),
+        "iteration": iteration,
+        "checkpoint": None if config.is_training else config.pretrained_model,
+        "dataset": config.valid_data_paths,
+        "sequences": len(dataset),
+        **(details or {}),
         **ForecastMetrics.of(parallel.all_gather(metrics)).summary(config),
-    }  # fmt: skip
+    }
     if ranks.is_first():
         report_test(config, directory, result)
     return result
@@ -230,15 +233,25 @@ def predict_video(config: Config) -> None:
     last_given = film.first_number + config.input_length - 1
     logger.info(
         "%s on %s: frames %d to %d are given, %d to %d are predicted\nforecast: %s",
-        config.predict_video, device, film.first_number, last_given, last_given + 1, last_given + steps, directory,
-    )  # fmt: skip
+        config.predict_video,
+        device,
+        film.first_number,
+        last_given,
+        last_given + 1,
+        last_given + steps,
+        directory,
+    )
     if len(film.truth):
         metrics = ForecastMetrics()
         metrics.add(film.given[None], film.truth[None], pred[None, : len(film.truth)])
         result = {
-            "iteration": state.get("iteration"), "checkpoint": config.pretrained_model, "film": config.predict_video,
-            "first_frame": film.first_number, **details, **metrics.summary(config),
-        }  # fmt: skip
+            "iteration": state.get("iteration"),
+            "checkpoint": config.pretrained_model,
+            "film": config.predict_video,
+            "first_frame": film.first_number,
+            **details,
+            **metrics.summary(config),
+        }
         report_film(config, directory, result)
 
 

@@ -133,8 +133,10 @@ def _are_finite(norm: float, iteration: int, loss_scale: LossScale) -> bool:
     # A line for each: every one halves the scale, which takes thousands of steps to grow again.
     logger.warning(
         "iteration %d: gradients are not finite at loss scale %g; step skipped (%d so far)",
-        iteration, scale, loss_scale.skipped,
-    )  # fmt: skip
+        iteration,
+        scale,
+        loss_scale.skipped,
+    )
     if loss_scale.exhausted:
         what = f"gradients are not finite at the smallest loss scale, {loss_scale.bad_steps} steps in a row"
         raise Diverged(f"iteration {iteration}: {what} (--precision bf16 has the range of float32)")

@@ -56,8 +56,12 @@ def train(config: Config) -> None:
     optimizer = build_optimizer(config, schedule, model.parameters())
     logger.info(
         "training on %s: %d clips, %d to test on, %d parameters, Paddle %s",
-        name_of_place(device), len(train_set), len(test_set), parameter_count(model), paddle.__version__,
-    )  # fmt: skip
+        name_of_place(device),
+        len(train_set),
+        len(test_set),
+        parameter_count(model),
+        paddle.__version__,
+    )
 
     run = Run(config, model, optimizer, len(train_set))
     if checkpoint:

@@ -78,12 +78,22 @@ def undrawn(monkeypatch):
 
 def settings_for(root, folder, **settings):
     small = {
-        "train_data_paths": root, "valid_data_paths": root,
-        "save_dir": folder / "ck", "gen_frm_dir": folder / "results",
-        "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 6, "num_hidden": "4,4", "filter_size": 3,
-        "batch_size": 2, "num_workers": 0, "max_iterations": 3, "device": "cpu",
+        "train_data_paths": root,
+        "valid_data_paths": root,
+        "save_dir": folder / "ck",
+        "gen_frm_dir": folder / "results",
+        "img_width": 16,
+        "patch_size": 4,
+        "input_length": 3,
+        "total_length": 6,
+        "num_hidden": "4,4",
+        "filter_size": 3,
+        "batch_size": 2,
+        "num_workers": 0,
+        "max_iterations": 3,
+        "device": "cpu",
         "num_save_samples": 1,
-    }  # fmt: skip
+    }
     (folder / "ck").mkdir(exist_ok=True)
     return Config(**{**small, **settings})
 

@@ -57,8 +57,10 @@ def assert_same_checkpoint(first, second):
     """Weights, their average, optimizer state and state.json, the paths of the two runs apart."""
     one, two = read_checkpoint("first", first), read_checkpoint("second", second)
     for arrays, others in (
-        (one.weights, two.weights), (one.optimizer, two.optimizer), (one.average, two.average),
-    ):  # fmt: skip
+        (one.weights, two.weights),
+        (one.optimizer, two.optimizer),
+        (one.average, two.average),
+    ):
         assert arrays.keys() == others.keys()
         for name in arrays:
             np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
@@ -96,17 +98,22 @@ def kernel_to_tf(array: np.ndarray) -> np.ndarray:
 
 def variables_of(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The official variables of a golden, by name."""
-    return {key[len("var."):]: array for key, array in golden.items() if key.startswith("var.")}
+    return {key[len("var.") :]: array for key, array in golden.items() if key.startswith("var.")}
 
 
 def network_of(golden: dict[str, np.ndarray]) -> tuple[paddle.nn.Layer, dict, np.ndarray]:
     """The network with the golden's weights, its settings, and the clip as patches."""
     settings = json.loads(str(golden["config"]))
     config = Config(
-        img_width=settings["img_width"], patch_size=settings["patch"], img_channel=settings["channel"],
-        input_length=settings["input"], total_length=settings["total"], filter_size=settings["filter"],
-        num_hidden=settings["hidden"], batch_size=settings["batch"],
-    )  # fmt: skip
+        img_width=settings["img_width"],
+        patch_size=settings["patch"],
+        img_channel=settings["channel"],
+        input_length=settings["input"],
+        total_length=settings["total"],
+        filter_size=settings["filter"],
+        num_hidden=settings["hidden"],
+        batch_size=settings["batch"],
+    )
     model = build_model(config, norm_epsilon=OFFICIAL_EPSILON)
     load_tf_variables(model, variables_of(golden))
     return model, settings, reshape_patch(golden["images_raw"], settings["patch"])

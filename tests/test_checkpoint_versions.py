@@ -31,12 +31,27 @@ VERSIONS = ["2.6.2", "3.3.1"]
 def settings(save_dir, **more):
     clips = str(GOLDEN / "mnist_tiny.npz")
     small = {
-        "dataset_name": "mnist", "train_data_paths": clips, "valid_data_paths": clips, "save_dir": str(save_dir),
-        "gen_frm_dir": str(Path(save_dir) / "results"), "img_width": 8, "patch_size": 4, "input_length": 3,
-        "total_length": 6, "num_hidden": "2", "filter_size": 3, "batch_size": 2, "num_workers": 0, "optimizer": "adam",
-        "device": "cpu", "seed": 1, "grad_clip": 5.0, "snapshot_interval": DONE, "max_iterations": LAST,
+        "dataset_name": "mnist",
+        "train_data_paths": clips,
+        "valid_data_paths": clips,
+        "save_dir": str(save_dir),
+        "gen_frm_dir": str(Path(save_dir) / "results"),
+        "img_width": 8,
+        "patch_size": 4,
+        "input_length": 3,
+        "total_length": 6,
+        "num_hidden": "2",
+        "filter_size": 3,
+        "batch_size": 2,
+        "num_workers": 0,
+        "optimizer": "adam",
+        "device": "cpu",
+        "seed": 1,
+        "grad_clip": 5.0,
+        "snapshot_interval": DONE,
+        "max_iterations": LAST,
         "pretrained_model": str(CHECKPOINTS / "start"),
-    }  # fmt: skip
+    }
     return Config(**{**small, **more})
 
 
@@ -87,9 +102,17 @@ def main():
         paddle.seed(0)
         config = settings(CHECKPOINTS)
         model = build_model(config)
-        os.rename(save_checkpoint(config, 1, model, build_optimizer(
-            dataclasses.replace(config, optimizer="sgd"), build_schedule(config), model.parameters()
-        )), CHECKPOINTS / "start")  # fmt: skip
+        os.rename(
+            save_checkpoint(
+                config,
+                1,
+                model,
+                build_optimizer(
+                    dataclasses.replace(config, optimizer="sgd"), build_schedule(config), model.parameters()
+                ),
+            ),
+            CHECKPOINTS / "start",
+        )
         (CHECKPOINTS / "start" / "state.json").unlink()
     folder = CHECKPOINTS / f"paddle-{paddle.__version__}"
     folder.mkdir()

@@ -32,9 +32,15 @@ TEST_COMMAND = """--num_save_samples 10 --train_data_paths DATA --is_training Fa
  --sampling_start_value 1.0 --lr 0.000002 --batch_size 4 --max_iterations 400000 --display_interval 1
  --test_interval 500 --snapshot_interval 500"""
 SMALL_SIZES = {
-    "--img_width": "16", "--patch_size": "4", "--num_hidden": "4,4", "--input_length": "3", "--total_length": "6",
-    "--filter_size": "3", "--max_iterations": "2", "--batch_size": "2",
-}  # fmt: skip
+    "--img_width": "16",
+    "--patch_size": "4",
+    "--num_hidden": "4,4",
+    "--input_length": "3",
+    "--total_length": "6",
+    "--filter_size": "3",
+    "--max_iterations": "2",
+    "--batch_size": "2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +63,14 @@ def arguments_of(command, data, checkpoint, **changes):
 
 def run(arguments, folder, **environment):
     return subprocess.run(
-        [sys.executable, str(ROOT / "runp.py"), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, env={**os.environ, **environment}, timeout=LONGEST_WAIT,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "runp.py"), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        timeout=LONGEST_WAIT,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +123,10 @@ def test_cpu_settings_of_the_user_are_kept_and_the_rest_set():
     plain = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
     cores = len(os.sched_getaffinity(0))
     for given, expected in [
-        ({}, f"{cores} None"), ({"MKL_NUM_THREADS": "7"}, "7 None"), ({"OMP_NUM_THREADS": "3"}, "None 3"),
-    ]:  # fmt: skip
+        ({}, f"{cores} None"),
+        ({"MKL_NUM_THREADS": "7"}, "7 None"),
+        ({"OMP_NUM_THREADS": "3"}, "None 3"),
+    ]:
         command, environment = [sys.executable, "-c", code], {**plain, **given}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert result.stdout.strip() == expected
@@ -214,8 +227,10 @@ def test_a_test_takes_the_flags_of_network_and_frames_from_the_checkpoint(kth_sa
     assert runp.main([*checkpoint, *data]) == 0
     metrics = json.loads((trained / "no flags" / "test_result" / "metrics.json").read_text())
     assert {name: metrics[name] for name in ("img_width", "input_length", "total_length")} == {
-        "img_width": 16, "input_length": 3, "total_length": 6,
-    }  # fmt: skip
+        "img_width": 16,
+        "input_length": 3,
+        "total_length": 6,
+    }
     assert "trained_with" not in metrics
 
 
@@ -244,11 +259,15 @@ def spoilt_checkpoint(trained, **values):
 @pytest.mark.parametrize(
     ("flag", "there", "here"),
     [
-        ("num_hidden", "4,4", "8,8"), ("filter_size", "3", "5"), ("layer_norm", "True", "False"),
-        ("norm_epsilon", "1e-05", "1.0"), ("residual", "False", "True"), ("patch_size", "4", "3"),
+        ("num_hidden", "4,4", "8,8"),
+        ("filter_size", "3", "5"),
+        ("layer_norm", "True", "False"),
+        ("norm_epsilon", "1e-05", "1.0"),
+        ("residual", "False", "True"),
+        ("patch_size", "4", "3"),
         ("img_channel", "1", "3"),
     ],
-)  # fmt: skip
+)
 def test_a_flag_of_the_network_that_differs_is_refused_with_both_values(kth_sample, trained, capfd, flag, there, here):
     checkpoint = trained / "checkpoints" / "first" / "2"
     arguments = ["--is_training", "False", "--pretrained_model", str(checkpoint), "--valid_data_paths", str(kth_sample)]
@@ -279,9 +298,13 @@ def long_run(kth_sample, folder, **changes):
     settings = {"max_iterations": 100000, "snapshot_interval": 100000, "save_dir": folder / "ck", **changes}
     arguments = arguments_of(TRAIN_COMMAND, kth_sample, "", **settings)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "runp.py"), *arguments], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "runp.py"), *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     for line in process.stdout:
         if "iteration 3/" in line:
             return process
@@ -370,9 +393,13 @@ def kth_stub(tmp_path):
 def test_the_experiment_scripts_pass_paths_and_further_flags(tmp_path, kth_stub, script):
     def flags(*arguments, **environment):
         result = subprocess.run(
-            ["bash", ROOT / "scripts" / script, *arguments], env={**kth_stub, **environment}, cwd=tmp_path,
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            ["bash", ROOT / "scripts" / script, *arguments],
+            env={**kth_stub, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         config = Config.from_command_line(result.stdout.split("\n")[1:-1])
         return config.valid_data_paths, config.save_dir, config.pretrained_model, config.batch_size, config.num_hidden
 
@@ -395,8 +422,12 @@ def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips
     def launched(*arguments, **environment):
         result = subprocess.run(
             ["bash", ROOT / "scripts" / "paddle_e3d_lstm_kth_train_multi_gpu.sh", *arguments],
-            env={**kth_stub, **environment}, cwd=tmp_path, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            env={**kth_stub, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         words = result.stdout.split("\n")[:-1]
         program = words.index(str(ROOT / "runp.py"))
         config = Config.from_command_line(words[program + 1 :])
@@ -409,6 +440,7 @@ def test_the_script_for_several_gpus_launches_the_experiment_with_its_four_clips
     assert launched("my data", "second", GPUS="1,3") == (f"{launch} --gpus 1,3 {log}", 2, "my data", "second")
     assert launched("--batch_size", "3", PROCESSES="2") == (f"{launch} --nproc_per_node 2 {log}", 3, data, ck)
     machines = launched(GPUS="0,1,2,3,4,5,6,7", LAUNCH="--master 10.0.0.1:6170 --nnodes 2 --rank 1", LAUNCH_LOG="there")
-    assert machines[0] == (
-        f"{launch} --gpus 0,1,2,3,4,5,6,7 --log_dir there --master 10.0.0.1:6170 --nnodes 2 --rank 1"
-    ) and machines[1] == 1
+    assert (
+        machines[0] == (f"{launch} --gpus 0,1,2,3,4,5,6,7 --log_dir there --master 10.0.0.1:6170 --nnodes 2 --rank 1")
+        and machines[1] == 1
+    )

@@ -21,9 +21,17 @@ from tests.helpers import ROOT
 @pytest.mark.parametrize("flag", ["is_training", "layer_norm", "reverse_input", "scheduled_sampling"])
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("True", True), ("true", True), ("1", True), ("yes", True),
-     ("False", False), ("false", False), ("0", False), ("no", False)],
-)  # fmt: skip
+    [
+        ("True", True),
+        ("true", True),
+        ("1", True),
+        ("yes", True),
+        ("False", False),
+        ("false", False),
+        ("0", False),
+        ("no", False),
+    ],
+)
 def test_booleans_read_as_written(flag, text, value):
     assert getattr(Config.from_command_line([f"--{flag}", text]), flag) is value
     assert getattr(Config(**{flag: text}), flag) is value
@@ -44,14 +52,34 @@ def test_values_from_the_command_line_and_from_python_are_the_same():
 def test_defaults_are_those_that_scripts_rely_on():
     config = Config()
     expected = {
-        "is_training": True, "dataset_name": "action", "save_dir": "checkpoints", "gen_frm_dir": "results",
-        "model_name": "e3d_lstm", "pretrained_model": "", "num_save_samples": 10, "img_channel": 1, "img_width": 128,
-        "patch_size": 8, "input_length": 10, "total_length": 30, "filter_size": 5, "num_hidden": "64,64,64,64",
-        "layer_norm": True, "reverse_input": False, "scheduled_sampling": True, "sampling_start_value": 1.0,
-        "sampling_stop_iter": 50000, "sampling_changing_rate": 2e-5, "lr": 1e-3, "batch_size": 4,
-        "max_iterations": 400000, "display_interval": 1, "test_interval": 500, "snapshot_interval": 500,
+        "is_training": True,
+        "dataset_name": "action",
+        "save_dir": "checkpoints",
+        "gen_frm_dir": "results",
+        "model_name": "e3d_lstm",
+        "pretrained_model": "",
+        "num_save_samples": 10,
+        "img_channel": 1,
+        "img_width": 128,
+        "patch_size": 8,
+        "input_length": 10,
+        "total_length": 30,
+        "filter_size": 5,
+        "num_hidden": "64,64,64,64",
+        "layer_norm": True,
+        "reverse_input": False,
+        "scheduled_sampling": True,
+        "sampling_start_value": 1.0,
+        "sampling_stop_iter": 50000,
+        "sampling_changing_rate": 2e-5,
+        "lr": 1e-3,
+        "batch_size": 4,
+        "max_iterations": 400000,
+        "display_interval": 1,
+        "test_interval": 500,
+        "snapshot_interval": 500,
         "allow_gpu_growth": True,
-    }  # fmt: skip
+    }
     assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -143,9 +171,10 @@ def test_every_flag_with_a_limit_is_in_the_list_of_bad_values():
     tried = {name for settings, _ in BAD_VALUES for name in settings}
     rules = {flag.name: flag.metadata for flag in dataclasses.fields(Config)}
     limited = {
-        name for name, rule in rules.items()
+        name
+        for name, rule in rules.items()
         if rule["choices"] or any(rule[limit] is not None for limit in ("minimum", "maximum", "above"))
-    }  # fmt: skip
+    }
     assert limited <= tried
 
 
@@ -156,8 +185,10 @@ def test_every_flag_with_a_limit_is_in_the_list_of_bad_values():
         (["--zzzzzzzz"], "--zzzzzzzz is not a flag; see python runp.py --help"),
         (["--save", "x"], "--save is not a flag"),
         (["stray"], "stray is not a flag"),
-        (["--batch_size", "64", "--num_hidden", "64", "64"],
-         "--num_hidden 64 64: expected one value; write it with commas: --num_hidden 64,64"),
+        (
+            ["--batch_size", "64", "--num_hidden", "64", "64"],
+            "--num_hidden 64 64: expected one value; write it with commas: --num_hidden 64,64",
+        ),
         (["--betas", "0.9,", "0.999"], "expected one value; write it with commas: --betas 0.9,0.999"),
         (["--save_dir", "my", "run"], "--save_dir my run: expected one value; write it in quotes if it has spaces"),
         (["--lr"], "--lr: expected one argument"),
@@ -166,7 +197,7 @@ def test_every_flag_with_a_limit_is_in_the_list_of_bad_values():
         (["--dataset_name", "moving-mnist"], "did you mean mnist?"),
         (["--model_name", "E3D-LSTM"], "did you mean e3d_lstm?"),
         (["--optimizer", "adamw"], "known: sgd, adam; did you mean adam?"),
-    ],  # fmt: skip
+    ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError) as error:
@@ -187,8 +218,12 @@ def test_a_word_too_many_is_not_taken_for_a_value_where_a_script_has_positions_o
 
 def run_settings(tmp_path, **settings):
     (tmp_path / "data").mkdir(exist_ok=True)
-    paths = {"train_data_paths": tmp_path / "data", "valid_data_paths": tmp_path / "data",
-             "save_dir": tmp_path / "ck", "gen_frm_dir": tmp_path / "results"}  # fmt: skip
+    paths = {
+        "train_data_paths": tmp_path / "data",
+        "valid_data_paths": tmp_path / "data",
+        "save_dir": tmp_path / "ck",
+        "gen_frm_dir": tmp_path / "results",
+    }
     return Config(**{**paths, **settings})
 
 
@@ -248,9 +283,11 @@ def test_help_lists_the_flags_in_groups_with_choices_and_units_on_80_columns(mon
     for flag in dataclasses.fields(Config):
         assert f"  --{flag.name} " in groups[flag.metadata["group"]]
     for group, shown in {
-        "data": "--dataset_name {action,mnist,folder}", "network": "--num_hidden N,N,...",
-        "training": "--grad_clip NORM", "machine": "--precision {fp32,fp16,bf16}",
-    }.items():  # fmt: skip
+        "data": "--dataset_name {action,mnist,folder}",
+        "network": "--num_hidden N,N,...",
+        "training": "--grad_clip NORM",
+        "machine": "--precision {fp32,fp16,bf16}",
+    }.items():
         assert shown in groups[group]
 
 

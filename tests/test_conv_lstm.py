@@ -26,9 +26,14 @@ from tests.helpers import assert_same_checkpoint, losses_of, rows_of, stop_after
 
 test.__test__ = False
 SMALL = {
-    "model_name": "conv_lstm", "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 7,
-    "num_hidden": "4,4", "filter_size": 3,
-}  # fmt: skip
+    "model_name": "conv_lstm",
+    "img_width": 16,
+    "patch_size": 4,
+    "input_length": 3,
+    "total_length": 7,
+    "num_hidden": "4,4",
+    "filter_size": 3,
+}
 
 
 def small_model(**settings):
@@ -54,23 +59,22 @@ def sigmoid(x):
 
 
 def convolved(x, weight):
-    """"Same" convolution of ``[B, C, H, W]`` with ``[O, C, k, k]``, by its definition."""
+    """ "Same" convolution of ``[B, C, H, W]`` with ``[O, C, k, k]``, by its definition."""
     side = weight.shape[2]
     rows, columns = x.shape[2:]
     padded = np.pad(x, [(0, 0), (0, 0), (side // 2, side // 2), (side // 2, side // 2)])
     return sum(
         np.einsum("bchw,oc->bohw", padded[:, :, r : r + rows, c : c + columns], weight[:, :, r, c])
-        for r in range(side) for c in range(side)
-    )  # fmt: skip
+        for r in range(side)
+        for c in range(side)
+    )
 
 
 def plain_cell(weights, x, h, c):
     """The paper's equations, each with its own two convolutions, in float64."""
     w, b = np.split(weights["gates.weight"], 4), np.split(weights["gates.bias"], 4)
     a_i, a_f, a_c, a_o = (
-        convolved(x, w[gate][:, : x.shape[1]])
-        + convolved(h, w[gate][:, x.shape[1] :])
-        + b[gate].reshape([1, -1, 1, 1])
+        convolved(x, w[gate][:, : x.shape[1]]) + convolved(h, w[gate][:, x.shape[1] :]) + b[gate].reshape([1, -1, 1, 1])
         for gate in range(4)
     )
     p_i, p_f, p_o = (weights[f"peephole_{gate}"].reshape([1, -1, 1, 1]) for gate in "ifo")
@@ -221,9 +225,16 @@ def run_config(kth_sample, folder, **settings):
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, monkeypatch):
     common = {
-        "optimizer": "adam", "max_iterations": 8, "snapshot_interval": 4, "test_interval": 4, "start_at_mean": True,
-        "sampling_start_value": 0.5, "ema": 0.9, "resume": "newest", "num_save_samples": 0,
-    }  # fmt: skip
+        "optimizer": "adam",
+        "max_iterations": 8,
+        "snapshot_interval": 4,
+        "test_interval": 4,
+        "start_at_mean": True,
+        "sampling_start_value": 0.5,
+        "ema": 0.9,
+        "resume": "newest",
+        "num_save_samples": 0,
+    }
     whole, pieces = (run_config(kth_sample, tmp_path / name, **common) for name in ("whole", "pieces"))
     trainer.train(whole)
     with monkeypatch.context() as context:
@@ -238,9 +249,15 @@ def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, 
 @pytest.mark.usefixtures("undrawn")
 def test_it_learns_is_tested_and_forecasts_a_film(kth_sample, tmp_path):
     config = run_config(
-        kth_sample, tmp_path / "run", optimizer="adam", lr=0.01, l1_weight=0, max_iterations=30, snapshot_interval=30,
+        kth_sample,
+        tmp_path / "run",
+        optimizer="adam",
+        lr=0.01,
+        l1_weight=0,
+        max_iterations=30,
+        snapshot_interval=30,
         test_interval=30,
-    )  # fmt: skip
+    )
     trainer.train(config)
     losses = [float(row["loss"]) for row in losses_of(config)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])

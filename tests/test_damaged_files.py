@@ -153,8 +153,11 @@ def test_a_state_with_any_json_for_one_of_its_flags(checkpoint, flag, value):
 
 
 @MANY
-@given(shape=st.lists(st.integers(0, 2**40), max_size=5), kind=st.sampled_from(["F32", "F64", "BF16", "I8", "X"]),
-       offsets=st.lists(st.integers(0, 2**62), min_size=2, max_size=2))  # fmt: skip
+@given(
+    shape=st.lists(st.integers(0, 2**40), max_size=5),
+    kind=st.sampled_from(["F32", "F64", "BF16", "I8", "X"]),
+    offsets=st.lists(st.integers(0, 2**62), min_size=2, max_size=2),
+)
 def test_a_safetensors_header_that_lies(checkpoint, shape, kind, offsets):
     config, path, contents = checkpoint
     header = json.dumps({"decoder.bias": {"dtype": kind, "shape": shape, "data_offsets": offsets}}).encode()
@@ -231,13 +234,16 @@ def test_an_optimizer_without_state_is_refused_but_not_where_float16_has_skipped
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("best", '{"iteration": 1, "psnr": NaN}'), ("best", '{"iteration": 1, "psnr": 1e999}'),
-        ("best", '{"iteration": 1, "psnr": 20.0, "ssim": -Infinity}'), ("best", '{"iteration": 1}'),
-        ("best", '{"iteration": 1, "psnr": 20.0, "clips": "nine"}'), ("train_clips", "1" + "0" * 400),
+        ("best", '{"iteration": 1, "psnr": NaN}'),
+        ("best", '{"iteration": 1, "psnr": 1e999}'),
+        ("best", '{"iteration": 1, "psnr": 20.0, "ssim": -Infinity}'),
+        ("best", '{"iteration": 1}'),
+        ("best", '{"iteration": 1, "psnr": 20.0, "clips": "nine"}'),
+        ("train_clips", "1" + "0" * 400),
         ("config", '{"num_hidden": ' + "[" * 900 + "]" * 900 + "}"),
         ("versions", '{"paddle": ' + "[" * 900 + "]" * 900 + "}"),
     ],
-)  # fmt: skip
+)
 def test_a_state_that_cannot_be_is_refused_in_one_line(checkpoint, key, text):
     config, path, contents = checkpoint
     put_changed(path, contents, state={key: text})
@@ -402,10 +408,11 @@ def test_an_npz_that_would_fill_the_memory_is_named_or_read_in_pieces(tmp_path, 
         assert path in str(found.value) and "\n" not in str(found.value)
 
     whole, sideways, header, many = (
-        npz_of(tmp_path / "a.npz", two_parts, frames), npz_of(tmp_path / "b.npz", two_parts, in_fortran_order),
+        npz_of(tmp_path / "a.npz", two_parts, frames),
+        npz_of(tmp_path / "b.npz", two_parts, in_fortran_order),
         npz_of(tmp_path / "c.npz", two_parts, long_header),
         npz_of(tmp_path / "d.npz", np.zeros([2, 10**6, 2]), lambda file: np.lib.format.write_array(file, zeros[:20])),
-    )  # fmt: skip
+    )
     assert peak_of(lambda: MovingMNIST([whole], 6, 32)[0]) < 8 * 2**20  # of a long clip the first frames alone
     assert peak_of(lambda: refused(sideways, "input_raw_data.npy would take 29 MB of memory; save it")) < 8 * 2**20
     assert peak_of(lambda: refused(header, "cannot be read as a Moving MNIST file")) < 8 * 2**20

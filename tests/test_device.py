@@ -110,31 +110,37 @@ PreconditionNotMetError: The third-party dynamic library (libcublas.so) that Pad
     [
         ("conv2d", RuntimeError(MISSING), ["a library of NVIDIA's is not found", "libcublas.so", "setup_gpu.sh"]),
         (
-            "conv2d", RuntimeError("(PreconditionNotMet) Cannot load cudnn shared library. Cannot invoke cudnnCreate."),
+            "conv2d",
+            RuntimeError("(PreconditionNotMet) Cannot load cudnn shared library. Cannot invoke cudnnCreate."),
             ["a library of NVIDIA's is not found", "setup_gpu.sh"],
         ),
         (
             "conv2d",
-            OSError("(External) CUDA error(209), no kernel image is available for execution on the device. \n  [Hint: "
-                    "'cudaErrorNoKernelImageForDevice'. Please search online.] (at ../paddle/phi/a.cu:12)"),
+            OSError(
+                "(External) CUDA error(209), no kernel image is available for execution on the device. \n  [Hint: "
+                "'cudaErrorNoKernelImageForDevice'. Please search online.] (at ../paddle/phi/a.cu:12)"
+            ),
             ["no machine code for the card", "CUDA error(209)", "setup_gpu.sh"],
         ),
         ("layer_norm", RuntimeError("Unsupported GPU architecture"), ["no machine code for the card", "setup_gpu.sh"]),
         (
-            "conv2d", OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime."),
+            "conv2d",
+            OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime."),
             ["the driver is too old", "update the driver"],
         ),
         (
-            "conv2d", MemoryError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 4.0MB memory"),
+            "conv2d",
+            MemoryError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 4.0MB memory"),
             ["the card's memory is full", "nvidia-smi lists them"],
         ),
         (
-            "conv2d", OSError("(External) CUDA error(46), all CUDA-capable devices are busy or unavailable."),
+            "conv2d",
+            OSError("(External) CUDA error(46), all CUDA-capable devices are busy or unavailable."),
             ["another program has the card", "another card"],
         ),
         ("conv2d", OSError("(External) CUDNN error(8), CUDNN_STATUS_EXECUTION_FAILED."), ["CUDNN_STATUS_EXECUTION_"]),
     ],
-)  # fmt: skip
+)
 def test_a_gpu_that_does_not_compute_is_one_line_with_the_cause_and_the_cure(monkeypatch, operator, error, expected):
     def fail(*arguments, **settings):
         raise error

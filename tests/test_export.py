@@ -26,8 +26,13 @@ from tests.helpers import ROOT
 
 pytestmark = pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting needs Paddle 3")
 SIZES = {
-    "img_width": 16, "patch_size": 4, "num_hidden": "4,4", "filter_size": 3, "input_length": 3, "total_length": 7,
-}  # fmt: skip
+    "img_width": 16,
+    "patch_size": 4,
+    "num_hidden": "4,4",
+    "filter_size": 3,
+    "input_length": 3,
+    "total_length": 7,
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +183,7 @@ def test_an_export_that_cannot_be_made_is_refused_in_one_line(
     directory = {"no checkpoint": tmp_path / "run" / "6", "save_dir": tmp_path / "run"}.get(fault, copy)
     before = sorted(tmp_path.rglob("*"))
     extra = ["--batch", "3"] if fault == "flag" else []
-    line = refusal(
-        export_model.main, capsys, monkeypatch, "--pretrained_model", directory, "--out", out, *extra
-    )
+    line = refusal(export_model.main, capsys, monkeypatch, "--pretrained_model", directory, "--out", out, *extra)
     assert re.search(message, line), line
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -214,9 +217,7 @@ def test_an_export_that_fails_half_way_leaves_nothing(checkpoint, tmp_path, caps
         ("out", "not an empty folder"),
     ],
 )
-def test_a_forecast_that_cannot_be_made_is_refused_in_one_line(
-    exported, tmp_path, capsys, monkeypatch, fault, message
-):
+def test_a_forecast_that_cannot_be_made_is_refused_in_one_line(exported, tmp_path, capsys, monkeypatch, fault, message):
     model, frames, out = tmp_path / "program", tmp_path / "clip.npy", tmp_path / "out"
     shutil.copytree(exported, model)
     clip = frames_given(1)[0]

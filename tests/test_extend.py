@@ -32,9 +32,13 @@ def follow(page, heading, project):
         if language == "bash":
             search = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # for python
             result = subprocess.run(
-                ["bash", "-e", "-c", code], cwd=project, env={**os.environ, "PATH": search},
-                capture_output=True, text=True, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                ["bash", "-e", "-c", code],
+                cwd=project,
+                env={**os.environ, "PATH": search},
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
             assert result.returncode == 0, result.stderr
         elif language == "diff":
             change(project / head.removeprefix("--- "), rest)
@@ -121,7 +125,10 @@ def test_the_changes_of_the_page_can_be_made_and_train(tmp_path):
     names = [path.relative_to(project) for path in (project / "src").rglob("*.py")]
     changed = {name.name for name in names if (project / name).read_bytes() != (ROOT / name).read_bytes()}
     assert changed == {"rnn_cell.py", "recall.py", "step.py", "optimizer.py"}
-    done = run(project, "-c", textwrap.dedent("""
+    done = run(
+        project,
+        "-c",
+        textwrap.dedent("""
         import src, paddle
         from src.config import Config
         from src.models.model_factory import build_model
@@ -136,7 +143,8 @@ def test_the_changes_of_the_page_can_be_made_and_train(tmp_path):
             print(train_on_batch(config, iteration, model, optimizer, paddle.rand([2, 6, 16, 16, 1])).value)
         schedule.step(1000)
         print(optimizer.get_lr())
-    """))  # fmt: skip
+    """),
+    )
     assert done.returncode == 0, done.stderr
     *losses, rate = map(float, done.stdout.split())
     assert len(losses) == 2 and rate == pytest.approx(0.5e-3)

@@ -30,9 +30,14 @@ from tests.plain_e3d import recall as plain_recall
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_network_is_the_plain_one(layer_norm, batch, form):
     config = Config(
-        img_width=24, patch_size=4, num_hidden="8,8", filter_size=3, input_length=3, total_length=9,
+        img_width=24,
+        patch_size=4,
+        num_hidden="8,8",
+        filter_size=3,
+        input_length=3,
+        total_length=9,
         layer_norm=layer_norm,
-    )  # fmt: skip
+    )
     paddle.seed(0)
     model = build_model(config)
     rng = np.random.default_rng(0)
@@ -60,8 +65,13 @@ def test_the_plain_network_agrees_with_the_official_one(name):
 
 def test_computing_steps_again_changes_no_prediction_and_no_gradient(form):
     settings = {
-        "img_width": 24, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "input_length": 3, "total_length": 9,
-    }  # fmt: skip
+        "img_width": 24,
+        "patch_size": 4,
+        "num_hidden": "8,8",
+        "filter_size": 3,
+        "input_length": 3,
+        "total_length": 9,
+    }
     rng = np.random.default_rng(0)
     frames = paddle.to_tensor(rng.random([2, 9, 6, 6, 16], np.float32))
     flags = paddle.to_tensor(rng.integers(0, 2, [2, 5]).astype("float32"))

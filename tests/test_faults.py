@@ -116,12 +116,22 @@ def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run
     kth_sample, tmp_path, num_workers
 ):
     config = settings_for(
-        kth_sample, tmp_path, max_iterations=100000, snapshot_interval=1, test_interval=5, optimizer="adam",
-        resume="newest", keep_checkpoints=3, num_workers=num_workers, test_max_clips=2,
-    )  # fmt: skip
+        kth_sample,
+        tmp_path,
+        max_iterations=100000,
+        snapshot_interval=1,
+        test_interval=5,
+        optimizer="adam",
+        resume="newest",
+        keep_checkpoints=3,
+        num_workers=num_workers,
+        test_max_clips=2,
+    )
     flags = repr(dataclasses.asdict(config))
     result = subprocess.run(
-        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"], capture_output=True, text=True,
+        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"],
+        capture_output=True,
+        text=True,
         timeout=2 * LONGEST_WAIT,
     )
     assert result.returncode == 0, result.stderr
@@ -356,6 +366,7 @@ def test_a_pickle_in_place_of_a_file_runs_no_code(kth_sample, tmp_path, name):
 
 def fail_in_iteration_4(monkeypatch, where):
     """An error of iteration 4, in its backward pass, or when some of its weights have been changed."""
+
     def fail():
         raise MemoryError("Fail to alloc memory of 1 size")
 
@@ -659,9 +670,7 @@ def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
 
 def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
     config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
-    monkeypatch.setattr(
-        "src.data_provider.loader._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9)
-    )
+    monkeypatch.setattr("src.data_provider.loader._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9))
     with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
         trainer.train(config)
 

@@ -20,8 +20,13 @@ from tests.helpers import OFFICIAL_EPSILON, OUTPUT_TOLERANCE, network_of, variab
 # A Python that has TensorFlow may be of another environment.
 OWN = sys.executable if importlib.util.find_spec("tensorflow") else ""
 TENSORFLOW = os.environ.get("E3D_TENSORFLOW_PYTHON", OWN)
-ADAM = ("beta1_power", "beta2_power", "generator/e3d-lstm/e3d0/conv3d/kernel/Adam",
-        "generator/e3d-lstm/e3d0/conv3d/kernel/Adam_1", "global_step")  # fmt: skip
+ADAM = (
+    "beta1_power",
+    "beta2_power",
+    "generator/e3d-lstm/e3d0/conv3d/kernel/Adam",
+    "generator/e3d-lstm/e3d0/conv3d/kernel/Adam_1",
+    "global_step",
+)
 WRITER = """
 import sys
 import numpy, tensorflow
@@ -38,15 +43,21 @@ with v1.Session() as session:
 def saved_variables(golden):
     """What a training's checkpoint holds: the network's variables, biases before its norms, those of Adam."""
     network = {name.replace(".", "/"): array for name, array in variables_of(golden).items()}
-    network["generator/e3d-lstm/e3d0/conv3d/bias"] = np.full(network["generator/e3d-lstm/e3d0/conv3d/kernel"].shape[-1],
-                                                             -0.25, np.float32)  # fmt: skip
+    network["generator/e3d-lstm/e3d0/conv3d/bias"] = np.full(
+        network["generator/e3d-lstm/e3d0/conv3d/kernel"].shape[-1], -0.25, np.float32
+    )
     return {**network, **{name: np.ones(2, np.float32) for name in ADAM}}
 
 
 def flags_for(golden, folder):
     settings = network_of(golden)[1]
-    flags = {"img_width": "img_width", "patch_size": "patch", "img_channel": "channel", "input_length": "input",
-             "total_length": "total"}  # fmt: skip
+    flags = {
+        "img_width": "img_width",
+        "patch_size": "patch",
+        "img_channel": "channel",
+        "input_length": "input",
+        "total_length": "total",
+    }
     return ["--save_dir", str(folder), *(f"--{flag}={settings[name]}" for flag, name in flags.items())]
 
 

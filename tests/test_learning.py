@@ -27,9 +27,16 @@ from tests.helpers import assert_same_checkpoint, gradients_of, losses_of, stop_
 from tests.plain_e3d import plain_e3d
 
 RECIPE = {
-    "norm_epsilon": 1, "residual": True, "optimizer": "adam", "weight_decay": 0, "betas": "0.9,0.999",
-    "lr_schedule": "cosine:2e-3:6:2", "l1_weight": 0.3, "l1_from": 4, "ema": 0.9,
-}  # fmt: skip
+    "norm_epsilon": 1,
+    "residual": True,
+    "optimizer": "adam",
+    "weight_decay": 0,
+    "betas": "0.9,0.999",
+    "lr_schedule": "cosine:2e-3:6:2",
+    "l1_weight": 0.3,
+    "l1_from": 4,
+    "ema": 0.9,
+}
 
 
 def rates_of(schedule, iterations):
@@ -102,9 +109,15 @@ def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_pa
 @pytest.mark.parametrize("settings", [{}, {"norm_epsilon": 1}, {"layer_norm": False}])
 def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(settings):
     config = Config(
-        img_width=24, patch_size=4, num_hidden="8,8", filter_size=3, input_length=3, total_length=8, residual=True,
+        img_width=24,
+        patch_size=4,
+        num_hidden="8,8",
+        filter_size=3,
+        input_length=3,
+        total_length=8,
+        residual=True,
         **settings,
-    )  # fmt: skip
+    )
     paddle.seed(0)
     model = build_model(config)
     trained(model)
@@ -222,8 +235,10 @@ def test_a_damaged_average_is_noticed(kth_sample, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    for read in (lambda: load_weights(build_model(config), str(path.parent), config),
-                 lambda: read_checkpoint("", str(path.parent))):  # fmt: skip
+    for read in (
+        lambda: load_weights(build_model(config), str(path.parent), config),
+        lambda: read_checkpoint("", str(path.parent)),
+    ):
         with pytest.raises(UserError, match="ema.safetensors is damaged"):
             read()
 
@@ -236,10 +251,17 @@ def test_a_run_with_the_recipe_in_two_pieces_is_the_run_in_one_go(kth_sample, tm
     runs = []
     for name in ("one", "pieces"):
         (tmp_path / name).mkdir()
-        runs.append(settings_for(
-            kth_sample, tmp_path / name, **RECIPE, max_iterations=7, test_interval=4, snapshot_interval=5,
-            sampling_changing_rate=0.2,
-        ))  # fmt: skip
+        runs.append(
+            settings_for(
+                kth_sample,
+                tmp_path / name,
+                **RECIPE,
+                max_iterations=7,
+                test_interval=4,
+                snapshot_interval=5,
+                sampling_changing_rate=0.2,
+            )
+        )
     one, pieces = runs
     trainer.train(one)
     with monkeypatch.context() as context:

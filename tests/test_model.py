@@ -16,8 +16,13 @@ from src.utils.tf_weights import load_tf_variables, tf_parameters
 from tests.helpers import ROOT
 
 SMALL = {
-    "img_width": 16, "patch_size": 4, "input_length": 3, "total_length": 7, "num_hidden": "4,4", "filter_size": 3,
-}  # fmt: skip
+    "img_width": 16,
+    "patch_size": 4,
+    "input_length": 3,
+    "total_length": 7,
+    "num_hidden": "4,4",
+    "filter_size": 3,
+}
 
 
 def small_model(**settings):
@@ -196,8 +201,11 @@ def test_tensorflow_variables_that_do_not_fit_are_all_listed():
     before = model.decoder.bias.numpy()
     with pytest.raises(ValueError) as error:
         load_tf_variables(model, variables)
-    for part in ("missing generator.e3d-lstm.e3d1.hidden.gamma", "unknown generator.e3d-lstm.e3d9.hidden.gamma",
-                 "generator.e3d-lstm.conv3d.bias has shape [3]"):  # fmt: skip
+    for part in (
+        "missing generator.e3d-lstm.e3d1.hidden.gamma",
+        "unknown generator.e3d-lstm.e3d9.hidden.gamma",
+        "generator.e3d-lstm.conv3d.bias has shape [3]",
+    ):
         assert part in str(error.value)
     np.testing.assert_array_equal(model.decoder.bias.numpy(), before)
 

@@ -35,9 +35,7 @@ def from_paddle(tensor: paddle.Tensor) -> np.ndarray:
 def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, form):
     golden = load_golden(name)
     settings = json.loads(str(golden["config"]))
-    cell = EideticLSTMCell(
-        settings["in_ch"], settings["hidden"], settings["filter"], norm_epsilon=OFFICIAL_EPSILON
-    )
+    cell = EideticLSTMCell(settings["in_ch"], settings["hidden"], settings["filter"], norm_epsilon=OFFICIAL_EPSILON)
     load_tf_variables(cell, variables_of(golden))
     names = ("inputs", "hidden", "cell", "global_memory")
     inputs = [to_paddle(golden[f"in.{key}"]) for key in names]

@@ -124,8 +124,11 @@ def test_digits_stay_in_the_frame_and_move_by_the_speed_except_where_they_bounce
         np.testing.assert_allclose(steps[free], 3, rtol=1e-9)
         assert (steps <= 3 + 1e-9).all()
         velocity = np.abs(np.diff(places, axis=1))  # along each axis it only changes its sign
-        np.testing.assert_allclose(np.median(velocity, axis=1)[:, np.newaxis] * free[..., np.newaxis],
-                                   velocity * free[..., np.newaxis], atol=1e-9)  # fmt: skip
+        np.testing.assert_allclose(
+            np.median(velocity, axis=1)[:, np.newaxis] * free[..., np.newaxis],
+            velocity * free[..., np.newaxis],
+            atol=1e-9,
+        )
 
 
 def test_a_drawn_digit_is_whole_in_every_frame_and_where_two_meet_the_brighter_pixel_is_seen():
@@ -455,9 +458,12 @@ def test_the_experiment_scripts_ask_for_the_full_size_and_pass_paths_and_further
 
     def config(*arguments, **environment):
         result = subprocess.run(
-            ["bash", ROOT / "scripts" / script, *arguments], env={**os.environ, "PYTHON": str(stub), **environment},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            ["bash", ROOT / "scripts" / script, *arguments],
+            env={**os.environ, "PYTHON": str(stub), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return Config.from_command_line(result.stdout.split("\n")[1:-1])
 
     training = script.endswith("train.sh")

@@ -45,9 +45,11 @@ def run(three_checkpoints, tmp_path):
     for name in ("save_dir", "gen_frm_dir"):
         shutil.copytree(getattr(three_checkpoints, name), tmp_path / name)
     return dataclasses.replace(
-        three_checkpoints, save_dir=str(tmp_path / "save_dir"), gen_frm_dir=str(tmp_path / "gen_frm_dir"),
+        three_checkpoints,
+        save_dir=str(tmp_path / "save_dir"),
+        gen_frm_dir=str(tmp_path / "gen_frm_dir"),
         resume="newest",
-    )  # fmt: skip
+    )
 
 
 def put(folder, *names):
@@ -62,7 +64,8 @@ def content_of(folder):
     """What is in a folder, but for the log."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*") if path.name != "train.log"
+        for path in Path(folder).rglob("*")
+        if path.name != "train.log"
     }
 
 
@@ -274,8 +277,10 @@ def test_nothing_is_written_among_the_films_that_a_data_set_reads(tmp_path, monk
     (tmp_path / "link").symlink_to(films / "train")
     folder = {"dataset_name": "folder"}
     for flag, place in (
-        ("save_dir", films / "train"), ("gen_frm_dir", films / "test" / "a"), ("gen_frm_dir", tmp_path / "link" / "x"),
-    ):  # fmt: skip
+        ("save_dir", films / "train"),
+        ("gen_frm_dir", films / "test" / "a"),
+        ("gen_frm_dir", tmp_path / "link" / "x"),
+    ):
         with pytest.raises(UserError, match=rf"--{flag} .*: is in .*films/t.*_data_paths .*films reads; give a folder"):
             check(films, tmp_path, **{flag: place}, **folder)
         assert sorted(os.listdir(films / "train") + os.listdir(films / "test")) == []
@@ -331,9 +336,13 @@ sys.stdin.read()
 def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
     """Once the first has ended the next one starts, even if a process that the first has forked is still there."""
     first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HOLD, tmp_path],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         assert first.stdout.readline() == "locked\n" and first.stdout.readline() == "forked\n"
         for delete in (False, True):

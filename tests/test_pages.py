@@ -95,10 +95,18 @@ def browse(tmp_path_factory):
         page = folder / "page.html"
         page.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
         command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-            "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},900",
-            f"--virtual-time-budget={milliseconds}", *flags, "--dump-dom", page.as_uri(),
-        ]  # fmt: skip
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--window-size={width},900",
+            f"--virtual-time-budget={milliseconds}",
+            *flags,
+            "--dump-dom",
+            page.as_uri(),
+        ]
         found = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT)
         assert found.returncode == 0, found.stderr
         document = Document(found.stdout)
@@ -137,10 +145,17 @@ def metrics_of(seed, steps=3, baselines=BASELINES, **changes):
 
     levels = {name: 0.9 - 0.1 * number for number, name in enumerate(baselines)}
     return {
-        "iteration": 60, "checkpoint": "ck/60", "dataset": "data/kth", "sequences": 38, "input_length": 3,
-        "total_length": 3 + steps, "img_width": 16, "model": entry(1.0),
-        **{name: entry(level) for name, level in levels.items()}, **changes,
-    }  # fmt: skip
+        "iteration": 60,
+        "checkpoint": "ck/60",
+        "dataset": "data/kth",
+        "sequences": 38,
+        "input_length": 3,
+        "total_length": 3 + steps,
+        "img_width": 16,
+        "model": entry(1.0),
+        **{name: entry(level) for name, level in levels.items()},
+        **changes,
+    }
 
 
 def write_test(folder, metrics, clips=0, seed=0, side=16):
@@ -242,10 +257,13 @@ def test_nothing_is_wider_than_the_window(tmp_path, browse, width):
 def action(seed):
     """Figures of one action: means alone."""
     metrics = metrics_of(seed)
-    return {"sequences": 12, **{
-        name: {key: value for key, value in metrics[name].items() if key in ("psnr", "ssim", "mse", "mae")}
-        for name in ("model", *BASELINES)
-    }}  # fmt: skip
+    return {
+        "sequences": 12,
+        **{
+            name: {key: value for key, value in metrics[name].items() if key in ("psnr", "ssim", "mse", "mae")}
+            for name in ("model", *BASELINES)
+        },
+    }
 
 
 def test_any_figures_and_baselines_of_metrics_json_are_shown_and_the_best_is_marked(tmp_path):
@@ -386,8 +404,11 @@ def test_tests_stand_side_by_side_with_the_same_clips_below_one_another(tmp_path
     text = out.read_text(encoding="utf-8")
     assert addresses(text) == [] and "cannot be compared" not in text
 
-    document, kinds = browse(text, 'return [...document.querySelector(".clip").querySelectorAll("canvas")].map('
-                             "(canvas) => canvas.dataset.kind)", flags=STILL)  # fmt: skip
+    document, kinds = browse(
+        text,
+        'return [...document.querySelector(".clip").querySelectorAll("canvas")].map((canvas) => canvas.dataset.kind)',
+        flags=STILL,
+    )
     assert document.all("body")[0]["data-players"] == "2"
     assert kinds == ["truth", "forecast", "error", "forecast", "error"]
     assert [e["text"] for e in document.all("div", **{"class": "name"})] == ["a", "b"] * 2

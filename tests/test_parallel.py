@@ -44,9 +44,13 @@ def start(tmp_path):
         # Ranks share the cores as users' do, whatever the tests themselves were given.
         environment = {key: value for key, value in os.environ.items() if key not in ("MKL_NUM_THREADS",)}
         job = subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
             env=environment,
-        )  # fmt: skip
+        )
         jobs.append(job)
         return job
 
@@ -58,9 +62,11 @@ def start(tmp_path):
 
 def flags_of(config):
     return [
-        part for flag in dataclasses.fields(Config) for part in (f"--{flag.name}", str(getattr(config, flag.name)))
+        part
+        for flag in dataclasses.fields(Config)
+        for part in (f"--{flag.name}", str(getattr(config, flag.name)))
         if flag.name != "resume"
-    ] + (["--resume"] if config.resume else [])  # fmt: skip
+    ] + (["--resume"] if config.resume else [])
 
 
 def end_of(job, status=0):
@@ -92,9 +98,16 @@ def rows_of(config, name):
 def folders(kth_sample, tmp_path, name, **settings):
     (tmp_path / name).mkdir()
     common = {
-        "batch_size": 2, "max_iterations": 12, "snapshot_interval": 5, "test_interval": 4, "test_max_clips": 7,
-        "sampling_start_value": 0.6, "sampling_changing_rate": 0.01, "grad_clip": 5.0, "num_save_samples": 3,
-    }  # fmt: skip
+        "batch_size": 2,
+        "max_iterations": 12,
+        "snapshot_interval": 5,
+        "test_interval": 4,
+        "test_max_clips": 7,
+        "sampling_start_value": 0.6,
+        "sampling_changing_rate": 0.01,
+        "grad_clip": 5.0,
+        "num_save_samples": 3,
+    }
     return settings_for(kth_sample, tmp_path / name, **{**common, **settings})
 
 
@@ -148,9 +161,16 @@ def test_two_ranks_are_one_with_twice_the_batch_and_a_stopped_job_goes_on_exactl
 def test_two_ranks_with_the_recipe_are_one_with_twice_the_batch(kth_sample, tmp_path, start):
     """Without norms, with Adam, the mean of the clips at the start, an average of the weights."""
     recipe = {
-        "layer_norm": False, "optimizer": "adam", "weight_decay": 0, "start_at_mean": True, "ema": 0.9,
-        "l1_weight": 0.3, "l1_from": 3, "lr_schedule": "cosine:1e-3:4:1", "max_iterations": 4,
-    }  # fmt: skip
+        "layer_norm": False,
+        "optimizer": "adam",
+        "weight_decay": 0,
+        "start_at_mean": True,
+        "ema": 0.9,
+        "l1_weight": 0.3,
+        "l1_from": 3,
+        "lr_schedule": "cosine:1e-3:4:1",
+        "max_iterations": 4,
+    }
     alone = folders(kth_sample, tmp_path, "alone", batch_size=4, **recipe)
     trainer.train(alone)
     job = folders(kth_sample, tmp_path, "job", **recipe)
@@ -435,14 +455,18 @@ def test_ranks_share_the_cores_and_the_user_has_the_last_word():
     cores = usable_cores()
     launched = {"PADDLE_LOCAL_SIZE": "2", "PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "0", "OMP_NUM_THREADS": "1"}
     for variables, expected in [
-        ({}, str(cores)), (launched, str(max(1, cores // 2))), ({"OMP_NUM_THREADS": "1"}, "None"),
-        ({**launched, "MKL_NUM_THREADS": "3"}, "3"), ({**launched, "OMP_NUM_THREADS": "4"}, "None"),
+        ({}, str(cores)),
+        (launched, str(max(1, cores // 2))),
+        ({"OMP_NUM_THREADS": "1"}, "None"),
+        ({**launched, "MKL_NUM_THREADS": "3"}, "3"),
+        ({**launched, "OMP_NUM_THREADS": "4"}, "None"),
         ({**launched, "PADDLE_LOCAL_SIZE": "1000"}, "1"),
-    ]:  # fmt: skip
+    ]:
         kept = {
-            key: value for key, value in os.environ.items()
+            key: value
+            for key, value in os.environ.items()
             if not key.startswith("PADDLE_") and key not in ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
-        }  # fmt: skip
+        }
         result = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env={**kept, **variables}, capture_output=True, text=True
         )

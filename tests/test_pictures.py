@@ -137,10 +137,15 @@ def test_a_sheet_is_as_wide_as_a_screen_shows_or_one_frame(side):
 
 @pytest.mark.parametrize(
     ("given", "truth", "forecast"),
-    [(GIVEN, TRUTH, FORECAST[:2]), (GIVEN, TRUTH, FORECAST[:0]), (GIVEN[..., 0], None, FORECAST),
-     (grey([0.1], 16), None, FORECAST), (GIVEN, TRUTH.repeat(3, axis=3), FORECAST),
-     (GIVEN.repeat(2, axis=3), None, FORECAST.repeat(2, axis=3))],
-)  # fmt: skip
+    [
+        (GIVEN, TRUTH, FORECAST[:2]),
+        (GIVEN, TRUTH, FORECAST[:0]),
+        (GIVEN[..., 0], None, FORECAST),
+        (grey([0.1], 16), None, FORECAST),
+        (GIVEN, TRUTH.repeat(3, axis=3), FORECAST),
+        (GIVEN.repeat(2, axis=3), None, FORECAST.repeat(2, axis=3)),
+    ],
+)
 def test_frames_that_do_not_fit_together_are_refused(given, truth, forecast):
     for draw in (contact_sheet, animation):
         with pytest.raises(ValueError, match="expected"):
@@ -267,9 +272,11 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
 
 def figures(psnr):
     return {
-        "psnr_per_frame": psnr, "ssim_per_frame": [0.9, 0.8, 0.7], "mse_per_frame": [1.0, 2.0, 3.0],
+        "psnr_per_frame": psnr,
+        "ssim_per_frame": [0.9, 0.8, 0.7],
+        "mse_per_frame": [1.0, 2.0, 3.0],
         "mae_per_frame": [4.0, 5.0, 6.0],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("psnr", [[20.0, 19.0, 18.0], [20.0, None, 18.0], [None] * 3])
@@ -285,9 +292,11 @@ def test_figures_are_drawn_over_the_predicted_frames_with_gaps_where_there_is_no
 
     monkeypatch.setattr(Axes, "plot", record)
     metrics = {
-        "input_length": 10, "model": figures(psnr), "repeat_last_frame": figures([9.0, 8.0, 7.0]),
+        "input_length": 10,
+        "model": figures(psnr),
+        "repeat_last_frame": figures([9.0, 8.0, 7.0]),
         "mean_frame": figures([6.0, 5.0, 4.0]),
-    }  # fmt: skip
+    }
     draw_per_frame(str(tmp_path / "per_frame.png"), metrics)
     assert [label for label, _, _ in drawn] == ["model", "repeat the last frame", "mean of the given frames"] * 4
     assert all(frames == [11, 12, 13] for _, frames, _ in drawn)
@@ -372,9 +381,17 @@ def test_a_training_keeps_the_pictures_of_its_newest_tests_and_of_the_best(kth_s
         return metrics
 
     config = settings_for(
-        kth_sample, tmp_path, max_iterations=7, test_interval=1, snapshot_interval=1, keep_pictures=2, resume="newest",
-        test_max_clips=2, batch_size=1, num_save_samples=2,
-    )  # fmt: skip
+        kth_sample,
+        tmp_path,
+        max_iterations=7,
+        test_interval=1,
+        snapshot_interval=1,
+        keep_pictures=2,
+        resume="newest",
+        test_max_clips=2,
+        batch_size=1,
+        num_save_samples=2,
+    )
     results = tmp_path / "results"
     for test in ("1", "3"):  # of an earlier run; the user has put files there
         take_folder(str(results / test), TEST)

@@ -37,8 +37,13 @@ from tests.helpers import assert_same_checkpoint, from_window, losses_of, stop_a
 from tests.plain_e3d import recall as plain_recall
 
 SETTINGS = {
-    "img_width": 24, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "input_length": 3, "total_length": 7,
-}  # fmt: skip
+    "img_width": 24,
+    "patch_size": 4,
+    "num_hidden": "8,8",
+    "filter_size": 3,
+    "input_length": 3,
+    "total_length": 7,
+}
 HALF = sorted(HALF_TYPES)
 
 
@@ -394,10 +399,12 @@ def test_a_forward_pass_beyond_float16_skips_the_step_and_logs_the_loss_of_float
     for convolution in (model.cells[0].conv_x, model.cells[1].conv_h):  # a norm follows: nothing changes in float32
         convolution.weight.set_value(convolution.weight * 1e7)
     expected = train_on_batch(
-        dataclasses.replace(config, precision="fp32"), 1, model, build_optimizer(
-            config, build_schedule(config), [paddle.create_parameter([1], "float32")]
-        ), frames,
-    ).value  # fmt: skip
+        dataclasses.replace(config, precision="fp32"),
+        1,
+        model,
+        build_optimizer(config, build_schedule(config), [paddle.create_parameter([1], "float32")]),
+        frames,
+    ).value
     weights, scale = weights_of(model), LossScale()
     assert train_on_batch(config, 1, model, optimizer, frames, scale) == (expected, None)
     assert scale.skipped == len(said) == 1
@@ -440,9 +447,15 @@ def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, 
     monkeypatch.setattr(loss_scale_module, "GROWTH_INTERVAL", 4)
     monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**23, 0, 0, 0))
     common = {
-        "precision": precision, "optimizer": "adam", "max_iterations": 12, "snapshot_interval": 5, "test_interval": 6,
-        "reverse_input": True, "ema": 0.9, "seed": 1,
-    }  # fmt: skip
+        "precision": precision,
+        "optimizer": "adam",
+        "max_iterations": 12,
+        "snapshot_interval": 5,
+        "test_interval": 6,
+        "reverse_input": True,
+        "ema": 0.9,
+        "seed": 1,
+    }
     runs = []
     for name in ("one", "pieces"):
         (tmp_path / name).mkdir()
@@ -484,10 +497,18 @@ def test_the_precision_may_change_at_a_resume_and_the_scale_begins_anew(kth_samp
 @pytest.mark.parametrize(
     "change",
     [
-        {"value": 0.0}, {"value": 3.0}, {"value": 2.0**25}, {"value": math.nan}, {"value": "1"}, {"value": True},
-        {"skipped": -1}, {"good_steps": 0.5}, {"bad_steps": None}, {"more": 1},
+        {"value": 0.0},
+        {"value": 3.0},
+        {"value": 2.0**25},
+        {"value": math.nan},
+        {"value": "1"},
+        {"value": True},
+        {"skipped": -1},
+        {"good_steps": 0.5},
+        {"bad_steps": None},
+        {"more": 1},
     ],
-)  # fmt: skip
+)
 def test_a_loss_scale_that_none_can_have_is_a_damaged_checkpoint(kth_sample, tmp_path, change):
     config = settings_for(kth_sample, tmp_path, max_iterations=1, precision="fp16")
     trainer.train(config)
@@ -544,5 +565,3 @@ def test_a_training_follows_that_of_float32(kth_sample, tmp_path, precision):
         with open(Path(config.save_dir, "losses.csv"), newline="") as file:
             means.append(np.mean([float(row["loss"]) for row in csv.DictReader(file)][20:]))
     assert means[1] != means[0] and means[1] == pytest.approx(means[0], rel=0.05)
-
-

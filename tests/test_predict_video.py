@@ -60,9 +60,17 @@ def test_the_last_frames_of_a_film_are_gone_on_with(checkpoint, tmp_path, kind, 
     out = tmp_path / "out" / "film"
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "gt01.png", "gt02.png", "gt03.png", "pd04.png", "pd05.png", "pd06.png", "sheet.png", "forecast.gif",
-        "forecast.mp4", ".e3d_lstm",
-    }  # fmt: skip
+        "gt01.png",
+        "gt02.png",
+        "gt03.png",
+        "pd04.png",
+        "pd05.png",
+        "pd06.png",
+        "sheet.png",
+        "forecast.gif",
+        "forecast.mp4",
+        ".e3d_lstm",
+    }
     for number, grey in ((1, 56), (2, 64), (3, 72)):
         picture = cv2.imread(str(out / f"gt{number:02d}.png"), cv2.IMREAD_UNCHANGED)
         assert picture.shape == (16, 16) and abs(int(picture[8, 8]) - grey) <= 3
@@ -184,8 +192,9 @@ def test_a_colour_film_needs_a_network_for_colour(tmp_path):
         (folder / mode / "a").mkdir(parents=True)
         for number in range(1, 8):
             Image.fromarray(np.full([16, 16, 3], (250, 20, 90), np.uint8)).save(folder / mode / "a" / f"{number}.png")
-    trainer.train(settings_for(folder, tmp_path, dataset_name="folder", img_channel=3, max_iterations=1,
-                               snapshot_interval=1))  # fmt: skip
+    trainer.train(
+        settings_for(folder, tmp_path, dataset_name="folder", img_channel=3, max_iterations=1, snapshot_interval=1)
+    )
     assert forecast(folder / "test" / "a", str(tmp_path / "ck" / "1"), tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / "a" / "gt01.png") as picture:
         assert picture.mode == "RGB" and picture.getpixel((8, 8)) == (250, 20, 90)

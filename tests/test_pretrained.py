@@ -34,13 +34,30 @@ def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
     """On the ten clips of the demo. The weights are a golden too: figures that change show that the network has."""
     folder = ROOT / "pretrained" / "moving_mnist"
     network = json.loads((folder / "state.json").read_text())["config"]
-    shape = {name: network[name] for name in ("img_width", "patch_size", "num_hidden", "filter_size", "norm_epsilon",
-                                              "input_length", "total_length")}  # fmt: skip
+    shape = {
+        name: network[name]
+        for name in (
+            "img_width",
+            "patch_size",
+            "num_hidden",
+            "filter_size",
+            "norm_epsilon",
+            "input_length",
+            "total_length",
+        )
+    }
     config = Config(
-        is_training=False, dataset_name="mnist", valid_data_paths=str(folder / "clips.npy"),
-        pretrained_model=str(folder), gen_frm_dir=str(tmp_path), batch_size=5, num_save_samples=0, num_workers=0,
-        device="cpu", **shape,
-    )  # fmt: skip
+        is_training=False,
+        dataset_name="mnist",
+        valid_data_paths=str(folder / "clips.npy"),
+        pretrained_model=str(folder),
+        gen_frm_dir=str(tmp_path),
+        batch_size=5,
+        num_save_samples=0,
+        num_workers=0,
+        device="cpu",
+        **shape,
+    )
     evaluator.test(config)
     metrics = json.loads((tmp_path / "test_result" / "metrics.json").read_text())
     assert metrics["sequences"] == 10

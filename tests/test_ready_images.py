@@ -110,10 +110,15 @@ def test_what_an_image_lacks_is_asked_for():
     assert "numpy==2.4.6" in requirements({"numpy": "2.4.6"}, has_paddle=False, has_opencv=True)
 
 
-@pytest.mark.parametrize(("paddle", "numpy", "asked"), [
-    ("2.6.2", "2.4.6", "numpy<2"), ("2.6.2", "1.24.0", "numpy==1.24.0"), ("3.3.1", "2.4.6", "numpy==2.4.6"),
-    ("3.3.1", "1.26.4", "numpy==1.26.4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("paddle", "numpy", "asked"),
+    [
+        ("2.6.2", "2.4.6", "numpy<2"),
+        ("2.6.2", "1.24.0", "numpy==1.24.0"),
+        ("3.3.1", "2.4.6", "numpy==2.4.6"),
+        ("3.3.1", "1.26.4", "numpy==1.26.4"),
+    ],
+)
 def test_a_paddle_of_the_second_generation_gets_the_numpy_that_it_was_built_for(paddle, numpy, asked):
     assert asked in requirements({"paddlepaddle": paddle, "numpy": numpy}, has_paddle=True, has_opencv=True)
 
@@ -275,10 +280,15 @@ def test_nothing_of_an_archive_is_written_outside_and_links_are_skipped(tmp_path
     outside.mkdir()
     frame = "boxing/person02_boxing_d1/image_0001.jpg"
     hostile = {
-        f"../{frame}": b"1", f"/{frame}": b"2", f"a/../../{frame}": b"3", f"..\\{frame}": b"4",
-        "person02_boxing_d1/../image_0001.jpg": b"5", "kth/person02_boxing_d1/image_\x010001.jpg": b"6",
-        "run.sh": b"7", "person02_boxing_d1/notes.txt": b"8",
-    }  # fmt: skip
+        f"../{frame}": b"1",
+        f"/{frame}": b"2",
+        f"a/../../{frame}": b"3",
+        f"..\\{frame}": b"4",
+        "person02_boxing_d1/../image_0001.jpg": b"5",
+        "kth/person02_boxing_d1/image_\x010001.jpg": b"6",
+        "run.sh": b"7",
+        "person02_boxing_d1/notes.txt": b"8",
+    }
     zipped = make_archive(tmp_path / "a.zip", {**hostile, **ALL_FRAMES})
     with zipfile.ZipFile(zipped, "a") as archive:
         link = zipfile.ZipInfo("boxing/person03_boxing_d1/image_0001.jpg")

@@ -26,9 +26,20 @@ from tests.conftest import settings_for
 from tests.helpers import LONGEST_WAIT, ROOT, assert_same_checkpoint, losses_of, rows_of, stop_after
 
 TABLE = [
-    (1e-3, 20000), (5e-4, 20000), (2.5e-4, 20000), (1e-4, 25000), (5e-5, 30000), (2e-5, 30000), (1e-5, 30000),
-    (5e-6, 40000), (2e-6, 40000), (1e-6, 40000), (5e-7, 40000), (2e-7, 40000), (1e-7, 40000),
-]  # fmt: skip
+    (1e-3, 20000),
+    (5e-4, 20000),
+    (2.5e-4, 20000),
+    (1e-4, 25000),
+    (5e-5, 30000),
+    (2e-5, 30000),
+    (1e-5, 30000),
+    (5e-6, 40000),
+    (2e-6, 40000),
+    (1e-6, 40000),
+    (5e-7, 40000),
+    (2e-7, 40000),
+    (1e-7, 40000),
+]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -39,10 +50,18 @@ def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
 ):
     """12 iterations of 3 clips from 7: the stops at 4 and 9 lie in the middle of epochs and of a stage."""
     common = {
-        "optimizer": optimizer, "num_workers": num_workers, "max_iterations": 12, "batch_size": 3, "test_interval": 3,
-        "snapshot_interval": 5, "lr_schedule": "1e-3:5,5e-4:5,1e-4:5", "reverse_input": True, "grad_clip": 5.0,
-        "sampling_start_value": 0.6, "sampling_changing_rate": 0.01,
-    }  # fmt: skip
+        "optimizer": optimizer,
+        "num_workers": num_workers,
+        "max_iterations": 12,
+        "batch_size": 3,
+        "test_interval": 3,
+        "snapshot_interval": 5,
+        "lr_schedule": "1e-3:5,5e-4:5,1e-4:5",
+        "reverse_input": True,
+        "grad_clip": 5.0,
+        "sampling_start_value": 0.6,
+        "sampling_changing_rate": 0.01,
+    }
     runs = []
     for name in ("one", "pieces"):
         (tmp_path / name).mkdir()
@@ -368,9 +387,16 @@ def test_a_run_leaves_its_flags_figures_and_curves(kth_sample, tmp_path):
     reader = LogReader(file_path=str(tmp_path / "vdl" / name))
     tags = reader.get_tags()
     assert set(tags["scalar"]) == {
-        "train/loss", "train/lr", "train/eta", "train/gradient_norm", "train/ips",
-        "test/psnr", "test/ssim", "test/mse", "test/mae",
-    }  # fmt: skip
+        "train/loss",
+        "train/lr",
+        "train/eta",
+        "train/gradient_norm",
+        "train/ips",
+        "test/psnr",
+        "test/ssim",
+        "test/mse",
+        "test/mae",
+    }
     assert set(tags["image"]) == {"test/forecast_1", "test/forecast_2"}
     logged = {point.id: point.value for point in reader.get_data("scalar", "train/loss")}
     assert logged == pytest.approx({int(row["iteration"]): float(row["loss"]) for row in losses_of(config)}, rel=1e-6)

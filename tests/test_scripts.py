@@ -50,9 +50,16 @@ def test_dusk_is_dark_with_a_light_figure(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"persons": ["26"]}, {"persons": ["01", "1"]}, {"actions": ["sitting"]}, {"frames": 0}, {"size": (0, 9)},
-     {"scenarios": 5}, {"seed": -1}],
-)  # fmt: skip
+    [
+        {"persons": ["26"]},
+        {"persons": ["01", "1"]},
+        {"actions": ["sitting"]},
+        {"frames": 0},
+        {"size": (0, 9)},
+        {"scenarios": 5},
+        {"seed": -1},
+    ],
+)
 def test_sample_data_refuse_settings_that_kth_does_not_have(tmp_path, settings):
     with pytest.raises(UserError):
         make_tree(tmp_path / "out", **settings)

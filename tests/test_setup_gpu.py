@@ -89,10 +89,16 @@ def test_a_card_gets_the_build_that_runs_on_it(machine, driver, cuda, cards, pyt
 @pytest.mark.parametrize(
     ("name", "capability"),
     [
-        ("Tesla V100-SXM2-32GB", (7, 0)), ("Tesla T4", (7, 5)), ("A100-SXM4-40GB", (8, 0)), ("Tesla P40", (6, 1)),
-        ("GeForce GTX 1080 Ti", (6, 1)), ("GeForce RTX 2080 Ti", (7, 5)), ("GeForce RTX 3090", (8, 6)), ("A10", (8, 6)),
+        ("Tesla V100-SXM2-32GB", (7, 0)),
+        ("Tesla T4", (7, 5)),
+        ("A100-SXM4-40GB", (8, 0)),
+        ("Tesla P40", (6, 1)),
+        ("GeForce GTX 1080 Ti", (6, 1)),
+        ("GeForce RTX 2080 Ti", (7, 5)),
+        ("GeForce RTX 3090", (8, 6)),
+        ("A10", (8, 6)),
     ],
-)  # fmt: skip
+)
 def test_of_a_driver_that_does_not_tell_the_capability_the_name_is_enough(machine, name, capability):
     machine(table("470.57.02", "11.4"), f"{name}, ?\n", knows_capability=False)
     assert setup_gpu.find_cards() == [(name, capability)]
@@ -118,32 +124,38 @@ def test_cards_are_chosen_by_cuda_visible_devices(machine, monkeypatch, tmp_path
         ({"head": table("470.57.02", "N/A")}, (3, 11), ["no CUDA version (driver 470.57.02)", "update the driver"]),
         ({"head": table("550.54.15", "12.4")}, (3, 11), ["lists no card", "CUDA_VISIBLE_DEVICES"]),
         (
-            {"head": table("418.87.00", "10.1"), "cards": "Tesla V100-SXM2-16GB, 7.0"}, (3, 11),
+            {"head": table("418.87.00", "10.1"), "cards": "Tesla V100-SXM2-16GB, 7.0"},
+            (3, 11),
             ["the driver knows CUDA 10.1, Paddle's builds for it need 11", "update the driver to 450.80"],
         ),
         (
-            {"head": table("520.61.05", "11.8"), "cards": "NVIDIA H100 PCIe, 9.0"}, (3, 11),
+            {"head": table("520.61.05", "11.8"), "cards": "NVIDIA H100 PCIe, 9.0"},
+            (3, 11),
             ["NVIDIA H100 PCIe (compute capability 9.0)", "need 12", "update the driver to 525.60"],
         ),
         ({"head": table("470.57.02", "11.4"), "cards": "Tesla K80, 3.7"}, (3, 11), ["Tesla K80", "3.7", "6.1 to 12.1"]),
         (
-            {"head": table("575.51.03", "12.9"), "cards": "Tesla P40, 6.1\nNVIDIA GeForce RTX 5090, 12.0"}, (3, 11),
+            {"head": table("575.51.03", "12.9"), "cards": "Tesla P40, 6.1\nNVIDIA GeForce RTX 5090, 12.0"},
+            (3, 11),
             ["Tesla P40", "RTX 5090", "choose cards by CUDA_VISIBLE_DEVICES"],
         ),
         (
-            {"head": table("470.57.02", "11.4"), "cards": "Graphics Device, ?", "knows_capability": False}, (3, 11),
+            {"head": table("470.57.02", "11.4"), "cards": "Graphics Device, ?", "knows_capability": False},
+            (3, 11),
             ["'Graphics Device'", "update the driver"],
         ),
         (
-            {"head": table("550.54.15", "12.4"), "cards": "Tesla T4, 7.5"}, (3, 14),
+            {"head": table("550.54.15", "12.4"), "cards": "Tesla T4, 7.5"},
+            (3, 14),
             ["Python 3.14: Paddle's builds for Tesla T4", "3.9 to 3.13", "PYTHON=python3.11"],
         ),
         (
-            {"head": table("575.51.03", "12.9"), "cards": "NVIDIA H100 PCIe, 9.0"}, (3, 8),
+            {"head": table("575.51.03", "12.9"), "cards": "NVIDIA H100 PCIe, 9.0"},
+            (3, 8),
             ["Python 3.8: Paddle's builds", "3.9 to 3.13", "PYTHON=python3.11"],
         ),
     ],
-)  # fmt: skip
+)
 def test_a_machine_that_no_build_fits_is_told_why_in_one_line(machine, what, python, expected):
     machine(**what)
     with pytest.raises(UserError) as error:

@@ -145,9 +145,7 @@ def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     model = build_model(config)
     optimizer = sgd(model, config.lr)
     batches = train_batches(config, build_dataset(config, "train"))
-    losses = [
-        train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)
-    ]
+    losses = [train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
@@ -262,8 +260,9 @@ def test_a_broken_picture_in_the_test_set_loses_no_iteration(kth_sample, tmp_pat
     test_root = tmp_path / "data"
     make_tree(test_root, ["17"], ["boxing"], frames=6, size=(32, 32), seed=0, scenarios=1)
     next(test_root.rglob("image_0002.jpg")).write_bytes(b"broken")
-    config = settings_for(kth_sample, tmp_path, valid_data_paths=test_root, max_iterations=9, test_interval=4,
-                          num_workers=num_workers)  # fmt: skip
+    config = settings_for(
+        kth_sample, tmp_path, valid_data_paths=test_root, max_iterations=9, test_interval=4, num_workers=num_workers
+    )
     with pytest.raises(UserError, match="image_0002.jpg: not a picture"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [4]
@@ -340,15 +339,27 @@ def test_the_table_has_at_most_100_characters_and_aligned_columns():
         return {**whole, **{f"{name}_per_frame": [value] * 3 for name, value in whole.items()}}
 
     who = {
-        "model": figures(None, 1.0, 0.0, 0.0), "repeat_last_frame": figures(9.123, -0.0101, 49152.0, 16384.2),
+        "model": figures(None, 1.0, 0.0, 0.0),
+        "repeat_last_frame": figures(9.123, -0.0101, 49152.0, 16384.2),
         "mean_frame": figures(100.456, 0.5, 1234.56, 999.999),
-    }  # fmt: skip
+    }
     lines = table({"input_length": 10, **who, "actions": {"handclapping": who, "walking": who}}).splitlines()
     assert {len(line) for line in lines} == {100}
     assert lines[-1].replace("|", " ").split() == [
-        "walking", "inf", "9.12", "100.46", "1.0000", "-0.010", "0.5000", "0.00", "49152", "1234.6", "0.00", "16384",
+        "walking",
+        "inf",
+        "9.12",
+        "100.46",
+        "1.0000",
+        "-0.010",
+        "0.5000",
+        "0.00",
+        "49152",
+        "1234.6",
+        "0.00",
+        "16384",
         "1000.0",
-    ]  # fmt: skip
+    ]
     assert {len(line) for line in table({"input_length": 10, **who}).splitlines()} == {93}
 
 

@@ -133,10 +133,16 @@ def no_unicode(content, central):
 
 
 SPOILT = [
-    (zipfile.ZIP_STORED, flip), (zipfile.ZIP_DEFLATED, flip), (zipfile.ZIP_BZIP2, flip), (zipfile.ZIP_LZMA, flip),
-    (zipfile.ZIP_DEFLATED, encrypt), (zipfile.ZIP_DEFLATED, method(9)), (zipfile.ZIP_DEFLATED, method(99)),
-    (zipfile.ZIP_BZIP2, halve), (zipfile.ZIP_LZMA, halve),
-]  # fmt: skip
+    (zipfile.ZIP_STORED, flip),
+    (zipfile.ZIP_DEFLATED, flip),
+    (zipfile.ZIP_BZIP2, flip),
+    (zipfile.ZIP_LZMA, flip),
+    (zipfile.ZIP_DEFLATED, encrypt),
+    (zipfile.ZIP_DEFLATED, method(9)),
+    (zipfile.ZIP_DEFLATED, method(99)),
+    (zipfile.ZIP_BZIP2, halve),
+    (zipfile.ZIP_LZMA, halve),
+]
 
 
 def test_a_damaged_video_in_a_zip_file_is_named_and_the_others_are_made(tmp_path):
@@ -172,8 +178,16 @@ def test_a_damaged_video_is_named_and_the_others_are_made(tmp_path):
 def test_a_preparation_that_is_killed_goes_on_where_it_was(tmp_path):
     for person in range(1, 25):
         write_video(tmp_path / "videos" / f"person{person:02d}_boxing_d1_uncomp.avi", frames=40, size=(160, 120))
-    command = [sys.executable, ROOT / "scripts" / "prepare_kth.py", "--videos", tmp_path / "videos",
-               "--out", tmp_path / "kth", "--processes", "2"]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "prepare_kth.py",
+        "--videos",
+        tmp_path / "videos",
+        "--out",
+        tmp_path / "kth",
+        "--processes",
+        "2",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     folder = tmp_path / "kth" / "boxing"
     while not (folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir())):

@@ -23,7 +23,7 @@ def optimizer_state(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> d
     for key, value in optimizer.state_dict().items():
         owner = next((own for own in names if key.startswith(f"{own}_")), None)
         if owner and isinstance(value, paddle.Tensor):
-            tensors[f"{names[owner]}:{key[len(owner) + 1:]}"] = np.ascontiguousarray(value.numpy())
+            tensors[f"{names[owner]}:{key[len(owner) + 1 :]}"] = np.ascontiguousarray(value.numpy())
     return tensors
 
 

@@ -90,8 +90,10 @@ def check_clips(checkpoint: Checkpoint, clips: int) -> None:
         )
     logger.warning(
         "the training set had %d clips when the checkpoint was written and has %d now: the run goes on, but takes the "
-        "clips in another order than it would have", before, clips,
-    )  # fmt: skip
+        "clips in another order than it would have",
+        before,
+        clips,
+    )
 
 
 def _check_flags(config: Config, checkpoint: Checkpoint) -> None:
@@ -120,8 +122,11 @@ def _check_batch(config: Config, checkpoint: Checkpoint) -> None:
         if count != now:
             logger.warning(
                 "the run was made by %d processes and goes on with %d: an iteration has the same %d clips and the "
-                "schedules go on; figures may differ in their last digits", count, now, clips,
-            )  # fmt: skip
+                "schedules go on; figures may differ in their last digits",
+                count,
+                now,
+                clips,
+            )
         return
     fits = f"give --batch_size {clips // now}" if clips % now == 0 else f"start as many processes as divide {clips}"
     raise UserError(

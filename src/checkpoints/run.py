@@ -126,9 +126,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What state.json holds beside the iteration and the flags."""
         return {
-            "best": self.best, "tested": self.tested, "train_clips": self.train_clips, "ranks": ranks.world_size(),
+            "best": self.best,
+            "tested": self.tested,
+            "train_clips": self.train_clips,
+            "ranks": ranks.world_size(),
             "loss_scale": dataclasses.asdict(self.loss_scale) if self.loss_scale else None,
-        }  # fmt: skip
+        }
 
     def save(self) -> None:
         """Write a checkpoint of the last finished iteration and remove old ones; of a job's ranks rank 0 does it.

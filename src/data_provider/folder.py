@@ -1,8 +1,8 @@
 """FolderClips: clips of a user's own films.
 
-    root/train/<anything>/frame_0001.png ...    a folder of numbered pictures is one recording
-    root/train/<anything>.mp4                   a video or GIF is one recording
-    root/test/...                               the same, to test on
+root/train/<anything>/frame_0001.png ...    a folder of numbered pictures is one recording
+root/train/<anything>.mp4                   a video or GIF is one recording
+root/test/...                               the same, to test on
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ class KTHAction(ClipDataset):
             :class:`ClipDataset` raises.
     """
 
-    def __init__(
-        self, root: str, mode: str, seq_length: int, img_width: int, cache_bytes: int = DEFAULT_CACHE
-    ) -> None:
+    def __init__(self, root: str, mode: str, seq_length: int, img_width: int, cache_bytes: int = DEFAULT_CACHE) -> None:
         if mode not in PERSONS:
             raise ValueError(f"mode must be train or test, got {mode!r}")
         self.root, self.mode = str(root), mode

@@ -191,9 +191,7 @@ class _Remaining:
         return itertools.islice(self.batches, self.served, None)
 
 
-def _load(
-    config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int, stop: StopRequest | None
-) -> Batches:
+def _load(config: Config, dataset: paddle.io.Dataset, batches: Sized, tries: int, stop: StopRequest | None) -> Batches:
     served = deaths = 0
     lost_files: set[str] = set()
     while served < len(batches):

@@ -61,9 +61,7 @@ class ConvLSTMCell(nn.Layer):
         for gate in ("i", "f", "o"):
             setattr(self, f"peephole_{gate}", self.create_parameter([n], default_initializer=zero))
 
-    def forward(
-        self, x: paddle.Tensor, h: paddle.Tensor, c: paddle.Tensor
-    ) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def forward(self, x: paddle.Tensor, h: paddle.Tensor, c: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         weight, bias = self.gates.weight, _per_channel(self.gates.bias)
         xh = paddle.concat([x, h], axis=1)
         gates = convolve(xh, weight, padding=self.filter_size // 2) + bias  # (B, 4n, H, W)

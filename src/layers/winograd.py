@@ -149,9 +149,7 @@ class _Tiles:
 def _sum_of_products(*pairs: tuple[paddle.Tensor, paddle.Tensor]) -> paddle.Tensor:
     """gradients @ columns^T, summed over the clips. One by one: Paddle's sum over the clips of a batched product
     took 0.9 s of the 20 of a step of 30 frames."""
-    products = (
-        (gradients[clip], columns[clip]) for gradients, columns in pairs for clip in range(gradients.shape[0])
-    )
+    products = ((gradients[clip], columns[clip]) for gradients, columns in pairs for clip in range(gradients.shape[0]))
     total = paddle.matmul(*next(products), transpose_y=True)
     for gradients, columns in products:
         total = total.add_(paddle.matmul(gradients, columns, transpose_y=True))

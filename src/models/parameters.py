@@ -35,5 +35,6 @@ def start_at_mean(model: nn.Layer, train_set: paddle.io.Dataset) -> None:
     model.start_at(brightness)
     logger.info(
         "the decoder's bias begins at the mean of %d training clips: %s",
-        len(sample), ", ".join(f"{mean:.4f}" for mean in brightness),
-    )  # fmt: skip
+        len(sample),
+        ", ".join(f"{mean:.4f}" for mean in brightness),
+    )

@@ -45,9 +45,7 @@ class UnrolledNetwork(nn.Layer):
         ValueError: inputs of other shapes.
     """
 
-    def __init__(
-        self, patch_channels: int, input_length: int, residual: bool = False, recompute: bool = False
-    ) -> None:
+    def __init__(self, patch_channels: int, input_length: int, residual: bool = False, recompute: bool = False) -> None:
         super().__init__()
         self.patch_channels = patch_channels
         self.input_length = input_length

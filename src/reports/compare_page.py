@@ -46,9 +46,12 @@ WHICH = ("best", "last")  # test of a training
 EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
 # What two tests have in common if their figures can be compared, as metrics.json calls it.
 CONDITIONS = {
-    "dataset": "data set", "sequences": "number of clips", "input_length": "number of given frames",
-    "total_length": "number of frames", "img_width": "width of the frames",
-}  # fmt: skip
+    "dataset": "data set",
+    "sequences": "number of clips",
+    "input_length": "number of given frames",
+    "total_length": "number of frames",
+    "img_width": "width of the frames",
+}
 LOSS_POINTS = 400  # of a curve; each is the mean of its neighbours
 NAMES_SHOWN = 6
 
@@ -126,9 +129,10 @@ def _test_of(save_dir: str, row: Mapping[str, str]) -> tuple[dict[str, Any], str
             if metrics.get("iteration") == iteration and _is_of(metrics, row):
                 return metrics, folder
     known = {
-        "dataset": flags.get("valid_data_paths"), "sequences": _number(row.get("clips")),
+        "dataset": flags.get("valid_data_paths"),
+        "sequences": _number(row.get("clips")),
         **{name: flags.get(name) for name in ("input_length", "total_length", "img_width")},
-    }  # fmt: skip
+    }
     entries: dict[str, dict[str, float | None]] = {MODEL: {}}
     names = {"": MODEL, **{short: name for name, short in BASELINES.items()}}
     for column, text in row.items():
@@ -255,15 +259,14 @@ def _training(runs: Sequence[TestedRun]) -> str:
         return ""
     pictures, lines = [], []
     for name in [name for name in UNITS if any(name in test for _, run in trained for test in run.tests)]:
-        tests = [
-            Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests
-        ]
+        tests = [Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests]
         pictures.append(chart(figure_heading(name), "iteration", tests))
         lines += tests
     losses = [
         Line(run.name, line_style(number), *_thinned(*_columns(run.losses, "loss")))
-        for number, run in trained if run.losses
-    ]  # fmt: skip
+        for number, run in trained
+        if run.losses
+    ]
     if losses:
         pictures.append(chart("Training loss", "iteration", losses, logarithmic=True))
     return section("Curves over the iterations", charts(pictures, lines + losses))

@@ -197,14 +197,18 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
             write_metrics(directory, metrics)
     logger.info(
         "test of %d clips%s; %s\n%s",
-        metrics["sequences"], "" if iteration is None else f" after {iteration} iterations", COLUMNS, table(metrics),
-    )  # fmt: skip
+        metrics["sequences"],
+        "" if iteration is None else f" after {iteration} iterations",
+        COLUMNS,
+        table(metrics),
+    )
     if directory is None:
         return
     logger.info(
         "figures: %s%s",
-        os.path.join(directory, METRICS_FILE), f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
-    )  # fmt: skip
+        os.path.join(directory, METRICS_FILE),
+        f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
+    )
     _draw_per_frame(config, directory, metrics)
     with warn_if_unwritable(config.is_training):
         _write(os.path.join(directory, REPORT_FILE), report_page(config, directory, metrics))

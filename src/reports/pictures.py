@@ -304,9 +304,13 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     pictures = [_in_palette(frame, palette) for frame in frames]
     content = io.BytesIO()
     pictures[0].save(
-        content, format="GIF", save_all=True, append_images=pictures[1:], loop=0,
+        content,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        loop=0,
         duration=10 * max(2, round(100 / frames_per_second)),
-    )  # fmt: skip
+    )
     with _told(path):
         write_whole(path, content.getvalue())
 

@@ -76,9 +76,13 @@ class Progress:
         self.config = config
         self.mean_seconds: float | None = None
         self.bar = tqdm(
-            total=config.max_iterations, initial=iterations_done, unit="it", dynamic_ncols=True, disable=None,
+            total=config.max_iterations,
+            initial=iterations_done,
+            unit="it",
+            dynamic_ncols=True,
+            disable=None,
             bar_format=BAR,
-        )  # fmt: skip
+        )
 
     def step(self, iteration: int, loss: float, lr: float, eta: float, seconds: float, reading: float) -> None:
         """Show an iteration: its loss, learning rate, probability of a true frame, and seconds (for reading alone)."""
@@ -95,9 +99,17 @@ class Progress:
         self._on_bar(self.bar.set_postfix_str, text)
         logger.info(
             "iteration %d/%d, loss %.4f, lr %.3g, sampling %.4f, %.3f s/it (reading %.3f), %.1f frames/s, left %s",
-            iteration, self.config.max_iterations, loss, lr, eta, seconds, reading, speed, left,
+            iteration,
+            self.config.max_iterations,
+            loss,
+            lr,
+            eta,
+            seconds,
+            reading,
+            speed,
+            left,
             extra={"on_bar": True},
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         self._on_bar(self.bar.close)

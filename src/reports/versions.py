@@ -17,9 +17,13 @@ def versions() -> dict[str, str | None]:
     import paddle  # takes a second to load; whoever trains or tests has done so
 
     return {
-        "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
-        "opencv": cv2.__version__, "platform": platform.platform(), "source": _source_version(),
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "platform": platform.platform(),
+        "source": _source_version(),
+    }
 
 
 def _source_version() -> str | None:

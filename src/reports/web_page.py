@@ -50,16 +50,18 @@ def escape(text: object) -> str:
 def page(title: str, lead: str, sections: Iterable[str]) -> str:
     """The whole file. ``sections`` are HTML, the other two are texts."""
     colours = ERROR_COLOURS.tobytes().hex()
-    return "\n".join([
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>",
-        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>',
-        *sections,
-        f'<div id="player-settings" hidden data-rate="{FRAMES_PER_SECOND:g}" data-error-at-top="{ERROR_AT_TOP:g}" '
-        f'data-colours="{colours}"></div>',
-        f"<script>\n{_file('page.js')}</script>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>",
+            f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>',
+            *sections,
+            f'<div id="player-settings" hidden data-rate="{FRAMES_PER_SECOND:g}" data-error-at-top="{ERROR_AT_TOP:g}" '
+            f'data-colours="{colours}"></div>',
+            f"<script>\n{_file('page.js')}</script>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def _file(name: str) -> str:
@@ -117,8 +119,9 @@ def grouped_table(
     )
     below = "".join(
         f'<th scope="col"{_group(number)}>{escape(label_of(forecast))}</th>'
-        for _ in names for number, forecast in enumerate(forecasts)
-    )  # fmt: skip
+        for _ in names
+        for number, forecast in enumerate(forecasts)
+    )
     lines = [f"<thead><tr>{above}</tr><tr>{below}</tr></thead>", "<tbody>"]
     for labels, entries in rows:
         cells = f'<th scope="row">{escape(labels[0])}</th>' + "".join(f"<td>{escape(text)}</td>" for text in labels[1:])
@@ -150,8 +153,7 @@ def charts(pictures: Sequence[str], lines: Sequence[Line]) -> str:
     """Charts beside one another, and one legend of their lines."""
     styles = {line.label: line.style for line in lines}
     legend = "".join(
-        f'<span><span class="swatch" style="{_border(style)}"></span>'
-        f"{escape(label)}</span>"
+        f'<span><span class="swatch" style="{_border(style)}"></span>{escape(label)}</span>'
         for label, style in styles.items()
     )
     return f'<div class="charts">\n{"".join(pictures)}</div>\n<div class="legend">{legend}</div>'
@@ -256,19 +258,29 @@ def player(heading: str, clips: Mapping[str, SavedClip]) -> str:
     if any(clips):
         panels = ["<div></div>", panels[0], "<div></div>", *panels[1:]]
     sizes = {
-        "width": width, "height": height, "columns": columns, "given": clip.given, "known": len(clip.truth),
+        "width": width,
+        "height": height,
+        "columns": columns,
+        "given": clip.given,
+        "known": len(clip.truth),
         "total": total,
-    }  # fmt: skip
+    }
     data = " ".join(f'data-{name}="{value}"' for name, value in sizes.items())
-    return "\n".join([
-        f'<section class="clip" {data}>\n<h3>{escape(heading)}</h3>',
-        f'<div class="panels{" stack" * any(clips)}">', *panels, "</div>",
-        '<div class="controls"><button type="button">Play</button><div class="time">'
-        f'<input type="range" min="1" max="{total}" value="{clip.given + 1}" aria-label="frame">'
-        f'<div class="bar"><span style="width:{100 * clip.given / total:.2f}%"></span></div></div>'
-        "<output></output></div>",
-        "<div hidden>", *strips, "</div>\n</section>\n",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f'<section class="clip" {data}>\n<h3>{escape(heading)}</h3>',
+            f'<div class="panels{" stack" * any(clips)}">',
+            *panels,
+            "</div>",
+            '<div class="controls"><button type="button">Play</button><div class="time">'
+            f'<input type="range" min="1" max="{total}" value="{clip.given + 1}" aria-label="frame">'
+            f'<div class="bar"><span style="width:{100 * clip.given / total:.2f}%"></span></div></div>'
+            "<output></output></div>",
+            "<div hidden>",
+            *strips,
+            "</div>\n</section>\n",
+        ]
+    )
 
 
 def _panel(kind: str, strip_name: str, width: int, height: int) -> str:
@@ -287,9 +299,7 @@ def players(clips: Sequence[str], left_out: int) -> str:
     button = '<p><button type="button" id="play-all">Pause all</button></p>' if len(clips) > 1 else ""
     missing = f"<noscript>{note('The forecasts play with JavaScript, which is off; see sheet.png.')}</noscript>"
     rest = [note(f"{left_out} more saved clips are not shown, to keep this file small.")] if left_out else []
-    return "\n".join([
-        explained, missing, button, '<div class="clips">', *clips, "</div>", *rest
-    ])  # fmt: skip
+    return "\n".join([explained, missing, button, '<div class="clips">', *clips, "</div>", *rest])
 
 
 def facts(values: Mapping[str, Any]) -> str:

@@ -24,19 +24,22 @@ SEE_DRIVER = "for a card see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, 
 GPU_FAILURES = (
     (
         r"CUDA error\(35\)|driver version is insufficient",
-        "the driver is too old for this build", "update the driver (nvidia-smi shows it)",
+        "the driver is too old for this build",
+        "update the driver (nvidia-smi shows it)",
     ),
     (r"dynamic library|cudnn shared library", "a library of NVIDIA's is not found", SETUP),
     (
         r"no kernel image|invalid device function|GPU [Aa]rchitecture|CUDA error\((98|209)\)",
-        "this build has no machine code for the card", SETUP,
+        "this build has no machine code for the card",
+        SETUP,
     ),
     (
         r"ResourceExhausted|[Oo]ut of memory|ALLOC_FAILED|CUDA error\(2\)",
-        "the card's memory is full", "end the other programs on it (nvidia-smi lists them), or give another card",
+        "the card's memory is full",
+        "end the other programs on it (nvidia-smi lists them), or give another card",
     ),
     (r"busy or unavailable|CUDA error\(46\)", "another program has the card for itself", "give another card"),
-)  # fmt: skip
+)
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -197,8 +200,10 @@ def check_precision(precision: str) -> None:
     if device == "cpu":
         logger.info(
             "--precision %s on a CPU is emulated: the convolutions' operands, results and gradients are rounded to %s; "
-            "it shows what the rounding does to a training, and takes more time than fp32", precision, dtype,
-        )  # fmt: skip
+            "it shows what the rounding does to a training, and takes more time than fp32",
+            precision,
+            dtype,
+        )
         return
     one = paddle.ones([1, 1, 1, 1])
     with paddle.amp.auto_cast(**amp_settings(precision)):

@@ -15,9 +15,16 @@ from src.runtime.process_env import fit_threads, start_threads
 
 # Flags that the machines of a job may be given differently.
 MACHINE_FLAGS = (
-    "train_data_paths", "valid_data_paths", "save_dir", "gen_frm_dir", "log_dir", "device", "allow_gpu_growth",
-    "num_workers", "video_cache_mb",
-)  # fmt: skip
+    "train_data_paths",
+    "valid_data_paths",
+    "save_dir",
+    "gen_frm_dir",
+    "log_dir",
+    "device",
+    "allow_gpu_growth",
+    "num_workers",
+    "video_cache_mb",
+)
 
 
 def start(config: Config) -> str:
