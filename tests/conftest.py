@@ -45,20 +45,14 @@ def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found.astype("float64") - expected) / np.linalg.norm(expected.astype("float64")))
 
 
-@pytest.fixture(params=["few operators", "large on a CPU", "on a GPU", "on a GPU with room", "large on a GPU"])
+@pytest.fixture(params=["scores kept", "chunks", "minimal filtering"])
 def form(request, monkeypatch):
-    """Each form of the convolutions and of the recall in turn, whatever the size; those of a GPU run on the CPU."""
-    if request.param == "large on a CPU":
+    """Each form of the recall and of the convolutions in turn, whatever the size."""
+    monkeypatch.setattr("src.layers.recall.memory_limit", lambda: 0 if request.param == "chunks" else 80e9)
+    if request.param == "chunks":
+        monkeypatch.setattr("src.layers.recall.SCORES_AT_A_TIME", 500)
+    if request.param == "minimal filtering":
         monkeypatch.setattr("src.layers.window_conv.FILTERING_FROM", 0)
-        monkeypatch.setattr("src.layers.window_conv.FILTERING_COLUMNS", 0)
-        monkeypatch.setattr("src.layers.recall.CPU_KEPT_SCORES", 0)
-    elif request.param != "few operators":
-        monkeypatch.setattr("src.layers.window_conv.on_cpu", lambda x: False)
-        monkeypatch.setattr("src.layers.recall.on_cpu", lambda x: False)
-        if request.param == "on a GPU with room":
-            monkeypatch.setattr("src.layers.recall.card_memory", lambda: 80e9)
-        if request.param == "large on a GPU":
-            monkeypatch.setattr("src.layers.recall.GPU_SCORES", 1)
     return request.param
 
 

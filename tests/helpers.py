@@ -101,10 +101,11 @@ def variables_of(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key[len("var.") :]: array for key, array in golden.items() if key.startswith("var.")}
 
 
-def network_of(golden: dict[str, np.ndarray]) -> tuple[paddle.nn.Layer, dict, np.ndarray]:
+def network_of(golden: dict[str, np.ndarray], model_name: str = "e3d_lstm") -> tuple[paddle.nn.Layer, dict, np.ndarray]:
     """The network with the golden's weights, its settings, and the clip as patches."""
     settings = json.loads(str(golden["config"]))
     config = Config(
+        model_name=model_name,
         img_width=settings["img_width"],
         patch_size=settings["patch"],
         img_channel=settings["channel"],

@@ -1,4 +1,4 @@
-"""What is fast against what is plain: the same numbers, outputs and gradients."""
+"""The fast form against the plain one, src/layers/reference.py: the same numbers, outputs and gradients."""
 
 import numpy as np
 import paddle
@@ -6,79 +6,66 @@ import paddle.nn.functional as F
 import pytest
 
 from src.config import Config
-from src.layers import recall as recall_module
-from src.layers import window_conv as window_module
-from src.layers.recall import SAFE_SCORE, History, recall, recall_form
-from src.layers.window_conv import conv3d, window_conv, window_kernel
+from src.errors import UserError
+from src.layers import rnn_cell
+from src.layers.recall import by_position, keeps_scores, recall, remember
+from src.layers.reference import GATES, PlainEideticLSTMCell
+from src.layers.rnn_cell import EideticLSTMCell
+from src.layers.window_conv import window_conv, window_kernel
 from src.models.model_factory import build_model
-from src.utils.tf_weights import tf_parameters
-from tests.conftest import load_golden, relative_l2
-from tests.helpers import (
-    GRADIENT_TOLERANCE,
-    OUTPUT_TOLERANCE,
-    as_window,
-    from_window,
-    gradients_of,
-    kernel_to_tf,
-    network_of,
+from src.runtime import process_env
+from tests.conftest import relative_l2
+from tests.helpers import as_window, from_window, gradients_of
+
+SMALL = {"img_width": 24, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "input_length": 3, "total_length": 9}
+
+
+def both_forms(**settings):
+    """The network and its plain form with the same parameters, none of them where it begins."""
+    models = [build_model(Config(model_name=name, **{**SMALL, **settings})) for name in ("e3d_lstm", "e3d_lstm_plain")]
+    paddle.seed(1)
+    for parameter in models[0].parameters():
+        parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
+    models[1].set_state_dict(models[0].state_dict())
+    return models
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"layer_norm": False},
+        {"residual": True, "norm_epsilon": 1},
+        {"residual": "gate", "center": 3},
+    ],
 )
-from tests.plain_e3d import plain_e3d
-from tests.plain_e3d import recall as plain_recall
-
-
-@pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_network_is_the_plain_one(layer_norm, batch, form):
-    config = Config(
-        img_width=24,
-        patch_size=4,
-        num_hidden="8,8",
-        filter_size=3,
-        input_length=3,
-        total_length=9,
-        layer_norm=layer_norm,
-    )
-    paddle.seed(0)
-    model = build_model(config)
+def test_the_network_is_the_plain_one(settings, batch, form):
+    model, plain = both_forms(**settings)
     rng = np.random.default_rng(0)
     frames = paddle.to_tensor(rng.random([batch, 9, 6, 5, 16], np.float32))
     flags = paddle.to_tensor(rng.integers(0, 2, [batch, 5, 1, 1, 1]).astype("float32"))
-    ours, plain = model(frames, flags), plain_e3d(model, frames, flags)
-    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
-    expected = gradients_of(model, plain, frames)
-    for name, found in gradients_of(model, ours, frames).items():
-        assert relative_l2(found, expected[name]) < 1e-5, name
+    found, expected = model(frames, flags), plain(frames, flags)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5)
+    expected = gradients_of(plain, expected, frames)
+    for name, gradient in gradients_of(model, found, frames).items():
+        assert relative_l2(gradient, expected[name]) < 1e-4, name
 
 
-@pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
-def test_the_plain_network_agrees_with_the_official_one(name):
-    golden = load_golden(name)
-    model, _, patches = network_of(golden)
-    patches = paddle.to_tensor(patches)
-    predictions = plain_e3d(model, patches, paddle.to_tensor(golden["real_input_token"]))
-    np.testing.assert_allclose(predictions.numpy(), golden["gen_images"], rtol=0, atol=OUTPUT_TOLERANCE)
-    difference = predictions - patches[:, 1:]
-    ((difference**2).sum() / 2 + difference.abs().sum()).backward()
-    for key, parameter in tf_parameters(model).items():
-        assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
+def test_the_plain_form_says_what_it_has_not():
+    for settings in ({"recompute": True}, {"precision": "bf16"}):
+        with pytest.raises(UserError, match=f"--{next(iter(settings))} "):
+            build_model(Config(model_name="e3d_lstm_plain", **SMALL, **settings))
 
 
 def test_computing_steps_again_changes_no_prediction_and_no_gradient(form):
-    settings = {
-        "img_width": 24,
-        "patch_size": 4,
-        "num_hidden": "8,8",
-        "filter_size": 3,
-        "input_length": 3,
-        "total_length": 9,
-    }
     rng = np.random.default_rng(0)
     frames = paddle.to_tensor(rng.random([2, 9, 6, 6, 16], np.float32))
     flags = paddle.to_tensor(rng.integers(0, 2, [2, 5]).astype("float32"))
     found = []
     for again in (False, True):
         paddle.seed(0)
-        model = build_model(Config(**settings, recompute=again))
+        model = build_model(Config(**SMALL, recompute=again))
         predictions = model(frames, flags)
         found.append((predictions.numpy(), gradients_of(model, predictions, frames)))
         assert model(frames[:1], flags[:1]).shape == [1, 8, 6, 6, 16]
@@ -87,119 +74,100 @@ def test_computing_steps_again_changes_no_prediction_and_no_gradient(form):
         assert relative_l2(found[1][1][name], gradient) < 1e-5, name
 
 
-@pytest.mark.parametrize("group", [1, 3])
-@pytest.mark.parametrize("zeros", [0, 24])
+@pytest.mark.parametrize("name", ["h", "x", "m"])
+def test_a_gate_that_nothing_uses_changes_nothing_but_its_norm(monkeypatch, name):
+    """The norms of W_h * h and W_m * m then differ in size, and a gate stands in one convolution alone."""
+    monkeypatch.setitem(GATES, name, (*GATES[name], "unused"))
+    agree(PlainEideticLSTMCell(3, 4, 3), EideticLSTMCell(3, 4, 3))
+
+
+def test_a_gate_of_both_w_h_and_w_m_is_an_error(monkeypatch):
+    monkeypatch.setitem(GATES, "m", (*GATES["m"], "o"))
+    with pytest.raises(ValueError, match="GATES"):
+        EideticLSTMCell(3, 4, 3)
+
+
+def agree(plain, fast):
+    """Outputs and gradients of the parameters of two cells with the same numbers."""
+    paddle.seed(0)
+    for parameter in plain.parameters():
+        parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
+    fast.set_state_dict(plain.state_dict())
+    x, h, c, m = (paddle.randn([2, channels, 2, 3, 5]) for channels in (3, 4, 4, 4))
+    expected = plain(x, h, c, m, c.flatten(2))
+    found = fast(*map(as_window, (x, h, c, m)), [by_position(as_window(c))])
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(from_window(one).numpy(), other.numpy(), rtol=0, atol=1e-5)
+    for outputs in (expected, found):
+        sum(output.square().sum() for output in outputs).backward()
+    for (name, one), other in zip(fast.named_parameters(), plain.parameters()):
+        assert relative_l2(one.grad.numpy(), other.grad.numpy()) < 1e-4, name
+
+
+@pytest.mark.parametrize("at_a_time", [7, 100, 2**24])
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])  # scores of units, tens and hundreds
-def test_recall_is_softmax_attention_for_scores_of_any_size(monkeypatch, scale, zeros, group):
-    if group > 1:  # the way of the GPU
-        monkeypatch.setattr("src.layers.recall.on_cpu", lambda x: False)
-        monkeypatch.setattr("src.layers.recall.GPU_SCORES", group * 2 * 24**2)
+def test_chunks_of_queries_are_softmax_attention_for_scores_of_any_size(monkeypatch, scale, at_a_time):
+    monkeypatch.setattr("src.layers.recall.SCORES_AT_A_TIME", at_a_time * 2 * 24 * 4)
+    cell = EideticLSTMCell(3, 16, 3)
     rng = np.random.default_rng(1)
     shape = [2, 16, 2, 4, 3]
     r = paddle.to_tensor(rng.random(shape, np.float32))
     cells = [paddle.to_tensor((rng.standard_normal(shape) * scale).astype("float32")) for _ in range(4)]
     weights = paddle.to_tensor(rng.random(shape, np.float32))
-    tensors = [r, *cells]
-    for tensor in tensors:
+    for tensor in (r, *cells):
         tensor.stop_gradient = False
-    history = History(zeros)
-    for cell in cells:
-        history = history.append(as_window(cell))
-    assert history.score_bound is None if group > 1 else (history.score_bound < SAFE_SCORE) == (scale < 10)
-    keys = paddle.concat([paddle.zeros([2, 16, zeros]), *(cell.flatten(2) for cell in cells)], axis=2)
-
-    ours, plain = from_window(recall(as_window(r), history)), plain_recall(r, keys)
+    history = []
+    for one in cells:
+        history = remember(history, as_window(one), keep=False)
+    assert len(history) == 4
+    ours = from_window(recall(as_window(r), history, cell.score))
+    plain = cell.recall(r, paddle.concat([one.flatten(2) for one in cells], axis=2))
     assert relative_l2(ours.numpy(), plain.numpy()) < 1e-5
-    for found, expected in zip(paddle.grad(ours, tensors, weights), paddle.grad(plain, tensors, weights)):
+    for found, expected in zip(paddle.grad(ours, [r, *cells], weights), paddle.grad(plain, [r, *cells], weights)):
         assert relative_l2(found.numpy(), expected.numpy()) < 1e-4
 
 
-def test_the_bound_of_the_scores_holds_and_is_reached():
-    rng = np.random.default_rng(2)
-    cell = rng.standard_normal([2, 5, 2, 3, 3]).astype("float32")
-    history = History().append(paddle.to_tensor(as_window(cell)))
-    keys = cell.reshape([2, 5, -1])
-    largest = max(np.maximum(keys, 0).sum(axis=1).max(), np.maximum(-keys, 0).sum(axis=1).max())
-    assert history.score_bound == pytest.approx(largest, rel=1e-5)
-    assert history.append(paddle.to_tensor(as_window(cell) / 2)).score_bound == history.score_bound
-
-
-def test_a_history_of_zeros_alone_recalls_zero():
-    assert float(recall(paddle.rand([1, 8, 3, 3]), History(zeros=18)).abs().max()) == 0
-
-
-def convolved(weight, x):
-    """A window ``[B, C, 2, H, W]`` by the layer's own way."""
-    kernel = window_kernel(weight, x.shape[0], *x.shape[3:])
-    return from_window(window_conv(as_window(x), kernel))
-
-
-@pytest.mark.parametrize("filtering", [True, False])
-@pytest.mark.parametrize(
-    ("filter_size", "rows", "columns"), [(1, 4, 4), (3, 2, 5), (5, 3, 3), (5, 4, 16), (7, 8, 2), (9, 3, 5)]
-)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_window_convolution_is_conv3d_padded_after_it(monkeypatch, filtering, filter_size, rows, columns, batch):
-    monkeypatch.setattr(window_module, "FILTERING_FROM", 0 if filtering else float("inf"))
-    monkeypatch.setattr(window_module, "FILTERING_COLUMNS", 0)
-    paddle.seed(3)
-    weight, x = conv3d(6, 4, (2, filter_size, filter_size)).weight, paddle.randn([batch, 6, 2, rows, columns])
-    assert isinstance(window_kernel(weight, batch, rows, columns), tuple) == (filtering and filter_size > 1)
-    x.stop_gradient = False
-    ours, plain = convolved(weight, x), F.conv3d(x, weight, padding="SAME")
-    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
-    weights = paddle.randn(ours.shape)
-    for found, expected in zip(paddle.grad(ours, [x, weight], weights), paddle.grad(plain, [x, weight], weights)):
-        assert relative_l2(found.numpy(), expected.numpy()) < 1e-5
-
-
-def test_a_kernel_of_one_frame_convolves_each_frame_of_a_window():
-    weight, x = conv3d(6, 4, (1, 1, 1)).weight, paddle.randn([2, 6, 2, 5, 4])
-    ours, plain = convolved(weight, x), F.conv3d(x, weight)
-    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-6)
-    weights = paddle.randn(ours.shape)
-    (found,), (expected,) = (paddle.grad(out, [weight], weights) for out in (ours, plain))
-    assert relative_l2(found.numpy(), expected.numpy()) < 1e-5
-
-
-def test_the_rounding_of_a_window_convolution_is_a_few_times_that_of_a_plain_sum():
-    """At the full size: 64 channels, filter 5, a grid of 16 x 16."""
-    paddle.seed(5)
-    weight, x = conv3d(64, 256, (2, 5, 5)).weight, paddle.randn([1, 64, 2, 16, 16])
-    assert isinstance(window_kernel(weight, 1, 16, 16), tuple)
-    exact = F.conv3d(x.astype("float64"), weight.astype("float64"), padding="SAME").numpy()
-    assert relative_l2(convolved(weight, x).numpy(), exact) < 2e-6
-
-
-@pytest.mark.parametrize("filtering", [True, False])
-def test_frozen_weights_and_inputs_have_no_gradient_and_do_no_harm(monkeypatch, filtering):
-    monkeypatch.setattr(window_module, "FILTERING_FROM", 0 if filtering else float("inf"))
-    monkeypatch.setattr(window_module, "FILTERING_COLUMNS", 0)
-    weight, x = conv3d(6, 4, (2, 3, 3)).weight, paddle.randn([2, 6, 2, 5, 5])
-    x.stop_gradient = False
-    whole = paddle.grad(convolved(weight, x), [x, weight])
-    (for_x,) = paddle.grad(convolved(weight.detach(), x), [x])
-    (for_weight,) = paddle.grad(convolved(weight, x.detach()), [weight])
-    for one, other in zip(whole, (for_x, for_weight)):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-
-
-@pytest.mark.parametrize("name", ["plain", "again", "blocks"])
-def test_a_frozen_gate_or_history_has_no_gradient_and_does_no_harm(name):
-    r, cell = paddle.rand([1, 8, 3, 3]), paddle.randn([1, 8, 3, 3])
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_frozen_gate_or_history_has_no_gradient_and_does_no_harm(keep):
+    score = EideticLSTMCell(3, 4, 3).score
+    r, cell, zero = paddle.rand([1, 8, 3, 3]), paddle.randn([1, 8, 3, 3]), paddle.zeros([1, 8, 3, 3])
     r.stop_gradient = cell.stop_gradient = False
-    history = History(zeros=18, form=name)
-    whole = paddle.grad(recall(r, history.append(cell)), [r, cell])
-    (for_r,) = paddle.grad(recall(r, history.append(cell.detach())), [r])
-    (for_cell,) = paddle.grad(recall(r.detach(), history.append(cell)), [cell])
+
+    def recalled(r, cell):
+        return recall(r, remember(remember([], zero, keep), cell, keep), score)
+
+    whole = paddle.grad(recalled(r, cell), [r, cell])
+    (for_r,) = paddle.grad(recalled(r, cell.detach()), [r])
+    (for_cell,) = paddle.grad(recalled(r.detach(), cell), [cell])
     for one, other in zip(whole, (for_r, for_cell)):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_scores_far_below_zero_are_a_softmax_too():
-    r, cell = paddle.full([1, 4, 2, 3, 3], 0.9), paddle.full([1, 4, 2, 3, 3], -60.0) + paddle.rand([1, 4, 2, 3, 3])
-    found = from_window(recall(as_window(r), History().append(as_window(cell))))
-    assert relative_l2(found.numpy(), plain_recall(r, cell.flatten(2)).numpy()) < 1e-5
+@pytest.mark.parametrize("filtering", [True, False])
+@pytest.mark.parametrize(("depth", "size"), [(2, 3), (2, 5), (2, 7), (2, 9), (1, 1)])
+@pytest.mark.parametrize(("batch", "rows", "columns"), [(1, 4, 16), (3, 3, 5), (2, 2, 1)])
+def test_a_window_convolution_is_conv3d_padded_after_it(monkeypatch, filtering, depth, size, batch, rows, columns):
+    monkeypatch.setattr("src.layers.window_conv.FILTERING_FROM", 0 if filtering else float("inf"))
+    paddle.seed(3)
+    weight, x = paddle.randn([4, 6, depth, size, size]) * 0.1, paddle.randn([batch, 6, 2, rows, columns])
+    weight.stop_gradient = x.stop_gradient = False
+    kernel = window_kernel(weight, batch, rows, columns)
+    assert isinstance(kernel, tuple) == (filtering and size in (3, 5, 7))
+    ours, plain = from_window(window_conv(as_window(x), kernel)), F.conv3d(x, weight, padding="SAME")
+    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
+    gradient = paddle.randn(ours.shape)
+    for found, expected in zip(paddle.grad(ours, [x, weight], gradient), paddle.grad(plain, [x, weight], gradient)):
+        assert relative_l2(found.numpy(), expected.numpy()) < 1e-5
+
+
+def test_the_rounding_of_minimal_filtering_is_a_few_times_that_of_a_plain_sum():
+    """At the full size: 64 channels, filter 5, a grid of 16 x 16."""
+    paddle.seed(5)
+    weight, x = paddle.randn([256, 64, 2, 5, 5]) * 0.02, paddle.randn([1, 64, 2, 16, 16])
+    kernel = window_kernel(weight, 1, 16, 16)
+    assert isinstance(kernel, tuple)
+    exact = F.conv3d(x.astype("float64"), weight.astype("float64"), padding="SAME").numpy()
+    assert relative_l2(from_window(window_conv(as_window(x), kernel)).numpy(), exact) < 2e-6
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -212,7 +180,7 @@ def test_no_state_stands_for_zeros(layer_norm):
     x, zeros = paddle.randn([2, 8, 3, 4]), paddle.zeros([2, 12, 3, 4])
     found = []
     for state in (None, zeros):
-        outputs = cell(x, state, zeros, state, History(zeros=24))
+        outputs = cell(x, state, zeros, state, [by_position(zeros)])
         sum((output * output).sum() for output in outputs).backward()
         gradients = {name: parameter.grad for name, parameter in cell.named_parameters()}
         found.append((outputs, {name: None if g is None else g.numpy() for name, g in gradients.items()}))
@@ -226,12 +194,27 @@ def test_no_state_stands_for_zeros(layer_norm):
             np.testing.assert_allclose(found[0][1][name], gradient, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_the_form_of_the_recall_follows_the_size_and_the_device(monkeypatch):
-    small, full, huge = (paddle.zeros(shape) for shape in ([1, 96, 8, 8], [2, 128, 16, 16], [4, 128, 32, 32]))
-    assert [recall_form(state, 29, 4) for state in (small, full, huge)] == ["plain", "blocks", "blocks"]
-    monkeypatch.setattr(recall_module, "on_cpu", lambda x: False)
-    # The card's memory is not known here.
-    assert [recall_form(state, 29, 4) for state in (small, full, huge)] == ["again", "again", "blocks"]
-    for gigabytes, expected in ((6, "again"), (8, "plain")):  # 3.65 GB of scores, 1.83 GB besides
-        monkeypatch.setattr(recall_module, "card_memory", lambda memory=gigabytes: memory * 1e9)
-        assert recall_form(full, 29, 4) == expected
+@pytest.mark.parametrize(("gigabytes", "kept"), [(6, False), (24, True)])
+def test_scores_are_kept_if_the_memory_that_is_there_has_room(monkeypatch, gigabytes, kept):
+    """At the full size they take 3.65 GB, and what is kept besides 2.3 GB."""
+    monkeypatch.setattr("src.layers.recall.memory_limit", lambda: gigabytes * 1e9)
+    assert keeps_scores(paddle.zeros([2, 128, 16, 16]), 29, 4) == kept
+
+
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    machine = process_env.machine_memory()
+    assert 1e8 < machine < 1e14
+    (tmp_path / "memory.max").write_text("123456789\n")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "memory.max").write_text("max\n")
+    monkeypatch.setattr(process_env, "control_groups", lambda name: [tmp_path / "inner", tmp_path])
+    assert process_env.machine_memory() == 123456789
+
+
+def test_the_norms_epsilon_may_be_a_whole_number():
+    x, state = paddle.randn([1, 6, 3, 3]), paddle.zeros([1, 8, 3, 3])
+    cells = [EideticLSTMCell(3, 4, 3, norm_epsilon=epsilon) for epsilon in (1, 1.0)]
+    cells[1].set_state_dict(cells[0].state_dict())
+    one, other = (cell(x, state, state, state, [by_position(state)])[0].numpy() for cell in cells)
+    np.testing.assert_array_equal(one, other)
+    assert rnn_cell.GateOrder.of_tables().h == ("g", "o", "i", "r")

@@ -22,9 +22,8 @@ from src.runtime.signals import Stopped
 from src.step import l1_weight_at, prediction_loss
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.weight_average import WeightAverage
-from tests.conftest import relative_l2, settings_for, sgd, trained, weights_of
-from tests.helpers import assert_same_checkpoint, gradients_of, losses_of, stop_after
-from tests.plain_e3d import plain_e3d
+from tests.conftest import settings_for, sgd, weights_of
+from tests.helpers import assert_same_checkpoint, losses_of, stop_after
 
 RECIPE = {
     "norm_epsilon": 1,
@@ -104,31 +103,6 @@ def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_pa
     trainer.train(config)
     metrics = json.loads((Path(config.gen_frm_dir) / "1" / "metrics.json").read_text())
     assert metrics["model"]["psnr"] == pytest.approx(metrics["repeat_last_frame"]["psnr"], abs=0.5)
-
-
-@pytest.mark.parametrize("settings", [{}, {"norm_epsilon": 1}, {"layer_norm": False}])
-def test_a_residual_network_is_the_plain_one_with_the_fed_frame_added(settings):
-    config = Config(
-        img_width=24,
-        patch_size=4,
-        num_hidden="8,8",
-        filter_size=3,
-        input_length=3,
-        total_length=8,
-        residual=True,
-        **settings,
-    )
-    paddle.seed(0)
-    model = build_model(config)
-    trained(model)
-    rng = np.random.default_rng(0)
-    frames = paddle.to_tensor(rng.random([2, 8, 6, 6, 16], np.float32))
-    flags = paddle.to_tensor(rng.integers(0, 2, [2, 4, 1, 1, 1]).astype("float32"))
-    ours, plain = model(frames, flags), plain_e3d(model, frames, flags)
-    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=0, atol=1e-5)
-    expected = gradients_of(model, plain, frames)
-    for name, found in gradients_of(model, ours, frames).items():
-        assert relative_l2(found, expected[name]) < 1e-5, name
 
 
 @pytest.mark.parametrize(("flag", "value", "before"), [("residual", True, False), ("norm_epsilon", 1.0, 1e-5)])

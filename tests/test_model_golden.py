@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from src.layers.recall import History, recall_form
+from src.layers.recall import keeps_scores, remember
+from src.layers.reference import PlainEideticLSTMCell
 from src.layers.rnn_cell import EideticLSTMCell
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 from tests.conftest import load_golden, relative_l2
@@ -23,19 +24,40 @@ from tests.helpers import (
 
 
 def to_paddle(array: np.ndarray) -> paddle.Tensor:
-    """(b, window, rows, cols, c) -> [B, 2C, H, W]."""
-    return paddle.to_tensor(as_window(np.ascontiguousarray(array.transpose(0, 4, 1, 2, 3))))
+    """(b, window, rows, cols, c) -> [B, C, 2, H, W]."""
+    return paddle.to_tensor(np.ascontiguousarray(array.transpose(0, 4, 1, 2, 3)))
 
 
 def from_paddle(tensor: paddle.Tensor) -> np.ndarray:
-    return from_window(tensor.numpy()).transpose(0, 2, 3, 4, 1)
+    return tensor.numpy().transpose(0, 2, 3, 4, 1)
+
+
+def fast_cell(cell, inputs, past):
+    x, h, c, m = map(as_window, inputs)
+    history = []
+    for window in past:
+        history = remember(history, as_window(window), keep=keeps_scores(c, len(past), 1))
+    return [from_window(output) for output in cell(x, h, c, m, history)]
+
+
+def plain_cell(cell, inputs, past):
+    return cell(*inputs, paddle.concat([window.flatten(2) for window in past], axis=2))
 
 
 @pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])
 def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, form):
+    check_cell(name, EideticLSTMCell, fast_cell)
+
+
+@pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])
+def test_the_plain_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name):
+    check_cell(name, PlainEideticLSTMCell, plain_cell)
+
+
+def check_cell(name, cell_type, called):
     golden = load_golden(name)
     settings = json.loads(str(golden["config"]))
-    cell = EideticLSTMCell(settings["in_ch"], settings["hidden"], settings["filter"], norm_epsilon=OFFICIAL_EPSILON)
+    cell = cell_type(settings["in_ch"], settings["hidden"], settings["filter"], norm_epsilon=OFFICIAL_EPSILON)
     load_tf_variables(cell, variables_of(golden))
     names = ("inputs", "hidden", "cell", "global_memory")
     inputs = [to_paddle(golden[f"in.{key}"]) for key in names]
@@ -44,13 +66,8 @@ def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, 
     for tensor in (*inputs, *past):
         tensor.stop_gradient = False
 
-    history = History(form=recall_form(inputs[2], number, 1))
-    for window in past:
-        history = history.append(window)
-    outputs = cell(*inputs, history)
-
     scalar = 0.0
-    for key, output in zip(("output", "new_cell", "new_global_memory"), outputs):
+    for key, output in zip(("output", "new_cell", "new_global_memory"), called(cell, inputs, past)):
         np.testing.assert_allclose(from_paddle(output), golden[f"out.{key}"], rtol=0, atol=OUTPUT_TOLERANCE)
         scalar = scalar + (output * to_paddle(golden[f"weight.{key}"])).sum()
     scalar.backward()
@@ -64,8 +81,17 @@ def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, 
 
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
 def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name, form):
+    check_network(name, "e3d_lstm")
+
+
+@pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
+def test_the_plain_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name):
+    check_network(name, "e3d_lstm_plain")
+
+
+def check_network(name, model_name):
     golden = load_golden(name)
-    model, settings, patches = network_of(golden)
+    model, settings, patches = network_of(golden, model_name)
 
     predictions = model(paddle.to_tensor(patches), paddle.to_tensor(golden["real_input_token"]))
     np.testing.assert_allclose(predictions.numpy(), golden["gen_images"], rtol=0, atol=OUTPUT_TOLERANCE)

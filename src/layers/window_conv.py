@@ -3,9 +3,8 @@
 A window ``[B, C, 2, H, W]`` is held as ``[B, 2C, H, W]``: channel 2*c + d is channel c of its frame d. So nothing is
 reshaped between the operators.
 
-A convolution has two forms. In the first, one conv2d takes the window; its kernel is block-triangular. It runs on a
-GPU, in half precision, in exported programs, and on a CPU where little is to be multiplied: there the number of
-operators is the time. In the second, large windows on a CPU become matrix products: see winograd.py.
+One conv2d takes the window; its kernel is block-triangular. A large convolution in float32 on a CPU takes half the time
+by minimal_filtering.py, which is chosen here alone.
 """
 
 from __future__ import annotations
@@ -13,34 +12,19 @@ from __future__ import annotations
 from typing import Union
 
 import paddle
-from paddle import nn
 from paddle.autograd import PyLayer
 
+from src.layers import minimal_filtering
 from src.layers.precision import convolve, on_cpu, precision_in_force
-from src.layers.winograd import WinogradWindowConv, transformed_kernel
+from src.layers.reference import WINDOW
 
-WINDOW = 2  # frames in a window: the depth of every 3-D convolution here
-
-# Where minimal filtering begins to win on a CPU: from this many multiplications of the block kernel on, and from two
-# tiles in a row on (benchmarks/README.md). Both forms agree to 1e-5.
-FILTERING_FROM = 3e7
-FILTERING_COLUMNS = 8
+FILTERING_FROM = 1e8  # multiplications of the block kernel; fewer are as fast or faster with it (benchmarks/README.md)
 
 Kernel = Union[paddle.Tensor, tuple[paddle.Tensor, paddle.Tensor]]  # of :func:`window_kernel`
 
 
-def conv3d(in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], bias: bool = True) -> nn.Conv3D:
-    """The parameters of a 3-D convolution: ``weight`` ``[O, C, frames, rows, columns]``, Glorot's initial values, and
-    ``bias`` ``[O]``. They are used through :func:`window_kernel`."""
-    glorot = nn.initializer.XavierUniform()
-    return nn.Conv3D(in_channels, out_channels, kernel_size, weight_attr=glorot, bias_attr=None if bias else False)
-
-
 def window_kernel(weight: paddle.Tensor, batch: int, rows: int, columns: int) -> Kernel:
     """The kernel of a convolution over windows ``[B, 2C, H, W]``, in the form that is fastest for them.
-
-    "SAME" with an even depth puts the one zero slice AFTER the window, as in the official code:
-    out[0] = k0*x[0] + k1*x[1], out[1] = k0*x[1].
 
     Args:
         weight: of a 3-D convolution with kernel (2, k, k), k odd: ``[O, C, 2, k, k]``, k0 and k1 along its third axis;
@@ -48,15 +32,16 @@ def window_kernel(weight: paddle.Tensor, batch: int, rows: int, columns: int) ->
         batch, rows, columns: B, H and W.
 
     Returns:
-        for minimal filtering G g of each row g of k0 and of k1, ``[m+k-1, O, C*k]`` each; else the block kernel
-        ``[2O, 2C, k, k]``: [[k0, k1], [0, k0]] for each pair of an output and an input channel.
+        those of minimal filtering; else the block kernel ``[2O, 2C, k, k]``: [[k0, k1], [0, k0]] for each pair of an
+        output and an input channel.
     """
     if weight.shape[2] == 1:
         weight = paddle.concat([weight, paddle.zeros_like(weight)], axis=2)
     outputs, channels, _, size, _ = weight.shape
-    if _by_filtering(weight, 4 * batch * rows * columns * outputs * channels * size**2, columns):
-        k0, k1 = paddle.unbind(weight, axis=2)
-        return transformed_kernel(k0), transformed_kernel(k1)
+    large = 4 * batch * rows * columns * outputs * channels * size**2 >= FILTERING_FROM
+    # In half precision a CPU follows the GPU, whose roundings it is there to show.
+    if on_cpu(weight) and large and size in minimal_filtering.TILE and precision_in_force() == "fp32":
+        return minimal_filtering.filters(weight)
     # A static graph can hold no PyLayer, and an exported program needs no gradient.
     return _BlockKernel.apply(weight) if paddle.in_dynamic_mode() else _block_kernel(weight)
 
@@ -64,20 +49,19 @@ def window_kernel(weight: paddle.Tensor, batch: int, rows: int, columns: int) ->
 def window_conv(x: paddle.Tensor, kernel: Kernel) -> paddle.Tensor:
     """Windows ``[B, 2C, H, W]`` convolved with a :func:`window_kernel` -> ``[B, 2O, H, W]``."""
     if isinstance(kernel, tuple):
-        return WinogradWindowConv.apply(x, *kernel)
+        return minimal_filtering.filtered(x, *kernel)
     return convolve(x, kernel, padding=kernel.shape[-1] // 2)
+
+
+def window(first: paddle.Tensor, second: paddle.Tensor) -> paddle.Tensor:
+    """Two frames ``[B, C, H, W]`` as a window ``[B, 2C, H, W]``."""
+    batch, channels, rows, columns = first.shape
+    return paddle.stack([first, second], axis=2).reshape([batch, WINDOW * channels, rows, columns])
 
 
 def both_frames(values: paddle.Tensor) -> paddle.Tensor:
     """Numbers of each channel ``[n]`` as numbers of each channel of a window ``[2n]``."""
     return values.reshape([-1, 1]).tile([1, WINDOW]).flatten()
-
-
-def _by_filtering(weight: paddle.Tensor, multiplications: int, columns: int) -> bool:
-    # In half precision a CPU follows the GPU, whose roundings it is there to show.
-    if not on_cpu(weight) or precision_in_force() != "fp32" or weight.shape[-1] == 1:
-        return False
-    return multiplications >= FILTERING_FROM and columns >= FILTERING_COLUMNS
 
 
 class _BlockKernel(PyLayer):

@@ -49,7 +49,7 @@ class Forecaster(nn.Layer):
         given = reshape_patch(frames, self.patch_size).transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
         _, batch, _, rows, columns = given.shape
         mean = given.mean(axis=0)
-        first_states, network_step = network.begin_loop(batch, rows, columns)
+        first_states, network_step = network.begin(batch, rows, columns, given_length + self.steps - 1)
 
         def step(t, prediction, predictions, states):
             true_frame = paddle.index_select(given, paddle.clip(t, max=given_length - 1)).squeeze(0)

@@ -25,6 +25,7 @@ class Model(NamedTuple):
 
 MODELS = {
     "e3d_lstm": Model("src.models.eidetic_3d_lstm_net:E3DLSTM", "the eidetic 3D LSTM"),
+    "e3d_lstm_plain": Model("src.models.plain_e3d_lstm_net:PlainE3DLSTM", "the same as its equations stand, slower"),
     "conv_lstm": Model("src.models.conv_lstm_net:ConvLSTM", "the convolutional LSTM"),
 }
 

@@ -101,11 +101,12 @@ class UnrolledNetwork(nn.Layer):
             start = paddle.to_tensor([0.0, GATE_START, 0.0, 0.0]).repeat_interleave(self.patch_channels)
             decoder.bias.set_value(start)
 
-    def fed(self, frame: paddle.Tensor, mean: paddle.Tensor) -> paddle.Tensor:
-        """What the cells see of a frame; mean: of the given frames; ``[B, p*p*C, H/p, W/p]`` each."""
+    def fed(self, frame: paddle.Tensor, mean: paddle.Tensor | None) -> paddle.Tensor:
+        """What the cells see of a frame, given the mean of the given frames (None if nothing asks for it),
+        ``[B, p*p*C, H/p, W/p]`` each."""
         return (frame - mean) * self.center if self.center else frame
 
-    def prediction(self, frame: paddle.Tensor, mean: paddle.Tensor, decoded: paddle.Tensor) -> paddle.Tensor:
+    def prediction(self, frame: paddle.Tensor, mean: paddle.Tensor | None, decoded: paddle.Tensor) -> paddle.Tensor:
         """The next frame, given the one fed last, the mean of the frames given so far, ``[B, p*p*C, H/p, W/p]`` each,
         and what the decoder makes of them, ``[B, decoder_channels, H/p, W/p]``."""
         if self.residual == GATE:
@@ -117,15 +118,13 @@ class UnrolledNetwork(nn.Layer):
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
         """The states before the first frame, and the function that takes a step.
 
+        In a static graph the steps stay one loop, so the states are lists of tensors, of lists and so on.
+
         Args:
             batch, rows, columns: B, H/p and W/p.
             steps: how many will be taken.
         """
         raise NotImplementedError
-
-    def begin_loop(self, batch: int, rows: int, columns: int) -> tuple[Any, Step]:
-        """The same for a loop that stays one in an exported program: the states are tensors, or lists of them."""
-        return self.begin(batch, rows, columns, steps=1)
 
     def start_at(self, brightness: Sequence[float]) -> None:
         """Begin predictions at a brightness instead of at black: the decoder's bias becomes it, a number a colour."""
@@ -141,8 +140,7 @@ class UnrolledNetwork(nn.Layer):
         if flags is not None:  # all the products with true frames at once
             true_parts = paddle.unbind(flags * frames[self.input_length : -1])
             shares_of_predictions = paddle.unbind(1.0 - flags)
-        counts = paddle.arange(1, self.input_length + 1, dtype=frames.dtype).reshape([-1, 1, 1, 1, 1])
-        means = paddle.unbind(frames[: self.input_length].cumsum(axis=0) / counts)  # of the frames given so far
+        means = self._means(frames[: self.input_length])
         frames = paddle.unbind(frames)
         states, step = self.begin(batch, rows, columns, length - 1)
         predictions = []
@@ -155,6 +153,13 @@ class UnrolledNetwork(nn.Layer):
             decoded, states = step(self.fed(frame, means[-1]), states)
             predictions.append(self.prediction(frame, means[min(t, self.input_length - 1)], decoded))
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
+
+    def _means(self, given: paddle.Tensor) -> Sequence[paddle.Tensor | None]:
+        """The mean of the frames so far, for each of the given ones ``[input_length, B, p*p*C, H/p, W/p]``."""
+        if self.residual != GATE and not self.center:  # nothing asks for them
+            return [None] * self.input_length
+        counts = paddle.arange(1, self.input_length + 1, dtype=given.dtype).reshape([-1, 1, 1, 1, 1])
+        return paddle.unbind(given.cumsum(axis=0) / counts)
 
     def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
         """Return the flags as ``[T-input_length-1, B, C, H, W]`` (broadcastable), the order of the unrolled loop."""

@@ -14,6 +14,8 @@ import paddle.nn.functional as F
 from paddle.base import core
 
 from src.errors import UserError
+from src.runtime import ranks
+from src.runtime.process_env import machine_memory
 
 ACCELERATORS = ("gpu", "xpu", "npu")  # in the order in which auto looks for them
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
@@ -165,9 +167,14 @@ def _gpu_failure(device: str, error: str, seen: str = "") -> str:
 
 
 @functools.cache
-def card_memory() -> int:
-    """Bytes of memory of the GPU in use; 0 where there is none, or where Paddle does not tell."""
+def memory_limit() -> int:
+    """Bytes of memory for this process: the card's in use; on a CPU its share of what the machine or the container has.
+
+    0 if Paddle does not tell of the device.
+    """
     device = paddle.get_device()
+    if device == "cpu":
+        return machine_memory() // ranks.local_count()
     if not (device.startswith("gpu") and paddle.device.is_compiled_with_cuda()):
         return 0
     return paddle.device.cuda.get_device_properties(device).total_memory

@@ -14,11 +14,13 @@ They count from the first computation on, so paddle may have been imported befor
 environment is never overridden.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 from src.runtime import ranks
 
@@ -123,6 +125,30 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less if a container or a cluster allows less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # of cgroup 2 and 1
+            with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+                limits.append(int((folder / name).read_text(encoding="ascii")))
+    return min(limits)
+
+
+def control_groups(controller: str) -> list[Path]:
+    """Folders of this process's control group for a controller, and of the groups that it is in (cgroups(7))."""
+    try:
+        rows = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return []
+    found = []
+    for _, controllers, path in (row.split(":", 2) for row in rows):
+        if controllers == "" or controller in controllers.split(","):
+            group = Path("/sys/fs/cgroup", controllers, path.lstrip("/"))
+            found += [group, *group.parents]
+    return found
 
 
 def _is_amd() -> bool:
