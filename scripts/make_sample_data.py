@@ -32,6 +32,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
+
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -716,35 +718,23 @@ def split_list(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",")]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("complete folders stay, run again for the rest")
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line; returns the exit status."""
-    out = None
-    try:
-        options = build_parser().parse_args(arguments)
-        out = options.out
-        done = make_tree(
-            out,
-            split_list(options.persons),
-            split_list(options.actions),
-            check_number("--frames", options.frames, 1, LAST_FRAME),
-            parse_size(options.size),
-            check_number("--seed", options.seed, 0, None),
-            check_number("--scenarios", options.scenarios, 1, LAST_SCENARIO),
-            options.dusk,
-        )
-    except UserError as error:
-        print(f"make_sample_data.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where, reason = error.filename or out, error.strerror or error
-        print(f"make_sample_data.py: --out {where}: cannot be written ({reason}); give another", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_sample_data.py: stopped; complete folders stay, run again for the rest", file=sys.stderr)
-        return 130
+    options = build_parser().parse_args(arguments)
+    out = options.out
+    done = make_tree(
+        out,
+        split_list(options.persons),
+        split_list(options.actions),
+        check_number("--frames", options.frames, 1, LAST_FRAME),
+        parse_size(options.size),
+        check_number("--seed", options.seed, 0, None),
+        check_number("--scenarios", options.scenarios, 1, LAST_SCENARIO),
+        options.dusk,
+    )
     kept = f"; kept {done.kept} that were there already (delete them to have them drawn anew)" if done.kept else ""
     print(f"wrote {done.folders} folders with {done.frames} frames under {out}{kept}")
-    return 0
 
 
 if __name__ == "__main__":
