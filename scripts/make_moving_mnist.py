@@ -33,6 +33,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
+
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -355,38 +357,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("nothing is left of the unfinished file")
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line; returns the exit status."""
-    out = None
-    try:
-        options = build_parser().parse_args(arguments)
-        out = options.out
-        if out.suffix not in FORMATS:
-            raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
-        refuse_existing(out)  # before anything is downloaded
-        motion = motion_of(options)
-        clips = whole_number("--clips", options.clips, 1, 10**6)
-        seed = whole_number("--seed", options.seed, 0, 2**32 - 1)
-        if options.images and options.source:
-            raise UserError(f"--images {options.images} and --source {options.source}: expected one of them")
-        is_split = not options.images and options.source != "digits"
-        if is_split:
-            images = downloaded_digits(options.split)
-        else:
-            images = read_idx(options.images) if options.images else bundled_digits()
-        count = make_set(out, images, clips, motion, seed, options.split, is_split)
-    except UserError as error:
-        print(f"make_moving_mnist.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"make_moving_mnist.py: --out {out}: cannot be written ({error.strerror}); give another", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_moving_mnist.py: stopped; nothing is left of the unfinished file", file=sys.stderr)
-        return 130
+    options = build_parser().parse_args(arguments)
+    out = options.out
+    if out.suffix not in FORMATS:
+        raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
+    refuse_existing(out)  # before anything is downloaded
+    motion = motion_of(options)
+    clips = whole_number("--clips", options.clips, 1, 10**6)
+    seed = whole_number("--seed", options.seed, 0, 2**32 - 1)
+    if options.images and options.source:
+        raise UserError(f"--images {options.images} and --source {options.source}: expected one of them")
+    is_split = not options.images and options.source != "digits"
+    if is_split:
+        images = downloaded_digits(options.split)
+    else:
+        images = read_idx(options.images) if options.images else bundled_digits()
+    count = make_set(out, images, clips, motion, seed, options.split, is_split)
     what = f"{motion.digits} of {count} digits, {motion.length} frames of {motion.size} x {motion.size} pixels"
     print(f"wrote {out}: {clips} clips of {what}")
-    return 0
 
 
 if __name__ == "__main__":

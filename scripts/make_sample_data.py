@@ -32,6 +32,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
+
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -252,26 +254,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit status."""
-    out = None
-    try:
-        options = build_parser().parse_args(arguments)
-        out = options.out
-        done = make_tree(**vars(options))
-    except UserError as error:
-        print(f"make_sample_data.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where, reason = error.filename or out, error.strerror or error
-        print(f"make_sample_data.py: --out {where}: cannot be written ({reason}); give another", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_sample_data.py: stopped; complete folders stay, run again for the rest", file=sys.stderr)
-        return 130
+@command("complete folders stay, run again for the rest")
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    done = make_tree(**vars(options))
     kept = f"; kept {done.kept} that were there already (delete them to have them drawn anew)" if done.kept else ""
-    print(f"wrote {done.folders} folders with {done.frames} frames under {out}{kept}")
-    return 0
+    print(f"wrote {done.folders} folders with {done.frames} frames under {options.out}{kept}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import install_packages  # noqa: E402
+from scripts.command import command  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 INDEX = "https://www.paddlepaddle.org.cn/packages/stable"
@@ -204,7 +205,9 @@ def steps(build: Build, installed: Sequence[str], made_with: str = "") -> list[l
 
 def installed_packages() -> list[str]:
     """name==version of every package of this environment."""
-    return sorted(f"{name}=={version}" for name, version in install_packages.installed_packages().items())
+    found = [(package.metadata["Name"], package.version) for package in metadata.distributions()]
+    # A broken package has no name. Names differ in case and in their hyphens from one way to install to another.
+    return sorted(f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}" for name, version in found if name)
 
 
 def cuda_of_paddle(site_packages: Path) -> str:
@@ -272,26 +275,19 @@ def install(build: Build) -> None:
         link_libraries(site_packages)
 
 
-def main() -> int:
+@command("run again")
+def main() -> None:
+    cuda = read_cuda(nvidia_smi())
+    cards = find_cards()
+    build = choose_build(cards, cuda)
+    install(build)
+    version = next(name for name in installed_packages() if name.startswith("paddlepaddle-gpu=="))
+    driver = f"driver for CUDA {cuda[0]}.{cuda[1]}"
+    done = f"{version} of {build.index or 'PyPI'} is installed for {cards[0].name}, {driver}"
     try:
-        cuda = read_cuda(nvidia_smi())
-        cards = find_cards()
-        build = choose_build(cards, cuda)
-        install(build)
-        version = next(name for name in installed_packages() if name.startswith("paddlepaddle-gpu=="))
-        driver = f"driver for CUDA {cuda[0]}.{cuda[1]}"
-        done = f"{version} of {build.index or 'PyPI'} is installed for {cards[0].name}, {driver}"
-        try:
-            print(f"\n== {done}; it computes on {try_card()}")
-        except UserError as error:
-            raise UserError(f"{done}, but does not compute: {error}") from None
+        print(f"\n== {done}; it computes on {try_card()}")
     except UserError as error:
-        print(f"setup_gpu.sh: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("setup_gpu.sh: stopped; run again", file=sys.stderr)
-        return 130
-    return 0
+        raise UserError(f"{done}, but does not compute: {error}") from None
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ def test_a_card_that_does_not_compute_is_said_with_the_cause(pip, monkeypatch, c
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert setup_gpu.main() == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("setup_gpu.sh: paddlepaddle-gpu==2.6.2 of PyPI is installed for ")
+    assert said.count("\n") == 1 and said.startswith("setup_gpu.py: paddlepaddle-gpu==2.6.2 of PyPI is installed for ")
     assert "but does not compute: --device gpu: this Paddle (" in said
 
 
