@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Run the tests: bash scripts/run_tests.sh [--paddle VERSION] [pytest's arguments]
-# Makes .venv where it is missing; with --paddle 2.6.2 another one, .venv-2.6, of that Paddle (see requirements/paddle-*).
+# They run on all usable cores (-n 0: in one process), with the same random examples every time
+# (HYPOTHESIS_PROFILE=search: with new ones). Makes .venv if it is missing; with --paddle 2.6.2 another one, .venv-2.6,
+# of that Paddle (see requirements/paddle-*).
 # Tests that need data from outside the project look in $E3D_EXTRA_DATA.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 packages=requirements.txt
@@ -25,4 +27,5 @@ say "running the tests with $VENV"
 cd "$ROOT"
 # The networks of the tests are small: two threads would only wait for each other.
 export MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
-exec "$VENV/bin/python" -m pytest "$@"
+export HYPOTHESIS_PROFILE="${HYPOTHESIS_PROFILE:-ci}"
+exec "$VENV/bin/python" -m pytest -n auto --dist worksteal "$@"

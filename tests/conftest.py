@@ -7,13 +7,26 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from hypothesis import settings
 
 from scripts.make_sample_data import make_tree
 from src.config import Config
+from src.runtime.process_env import usable_cores
 
 pytest.register_assert_rewrite("tests.helpers")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# A machine that is busy may take its time: no example has a deadline. "ci" draws the same examples every time.
+settings.register_profile("search", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "search"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` is: the cores of this process, not those of the machine."""
+    return usable_cores()
 
 
 def default_signals() -> None:
