@@ -26,6 +26,7 @@ from tests.plain_e3d import plain_e3d
 from tests.plain_e3d import recall as plain_recall
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_network_is_the_plain_one(layer_norm, batch, form):

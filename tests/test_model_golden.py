@@ -31,6 +31,7 @@ def from_paddle(tensor: paddle.Tensor) -> np.ndarray:
     return from_window(tensor.numpy()).transpose(0, 2, 3, 4, 1)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])
 def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, form):
     golden = load_golden(name)
@@ -62,6 +63,7 @@ def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, 
         assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
 def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name, form):
     golden = load_golden(name)
@@ -80,6 +82,7 @@ def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradie
         assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
 def test_testing_feeds_back_predictions_as_the_official_code_does(name):
     golden = load_golden(name)
