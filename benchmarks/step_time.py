@@ -215,7 +215,7 @@ def describe(device: str) -> str:
         card = paddle.device.cuda.get_device_properties()
         parts += [card.name, f"{card.total_memory / 1e9:.0f} GB, compute capability {card.major}.{card.minor}"]
         try:
-            parts.append(f"driver {nvidia_smi('--query-gpu=driver_version', '--format=csv,noheader').split()[0]}")
+            parts.append(f"driver {nvidia_smi('driver_version')[0][0]}")
         except UserError as error:
             parts.append(f"driver: {error}")
         parts += [f"CUDA {paddle.version.cuda()}", f"cuDNN {paddle.version.cudnn()}"]
