@@ -17,15 +17,12 @@ A folder that exists already is kept as it is and skipped, whatever is in it.
 from __future__ import annotations
 
 import argparse
-import errno
 import itertools
 import math
 import os
 import re
-import shutil
 import signal
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +39,7 @@ from scripts.sample_figure import draw_figure, figure_at, random_person, random_
 from src.data_provider.kth_sequences import ACTIONS  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
+from src.runtime.files import new_folder  # noqa: E402
 
 DEFAULT_PERSONS = ("01", "02", "03", "04", "17", "18")  # KTH's split: 01 to 16 train, 17 to 25 test
 DEFAULT_FRAMES = 60
@@ -141,22 +139,6 @@ def draw_frames(
         yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def write_recording(folder: Path, frames: int, pictures: Iterator[np.ndarray], bar: tqdm) -> None:
-    """Write a recording beside its place and rename it when it is complete, so that there is no half one."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir(parents=True)
-    try:
-        for number, picture in enumerate(itertools.islice(pictures, frames), start=1):
-            # Not cv2.imwrite: it does not say why a file could not be written.
-            encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-            (partial / f"image_{number:04d}.jpg").write_bytes(encoded.tobytes())
-            bar.update()
-        partial.rename(folder)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 def expect(holds: bool, flag: str, found: object, wanted: str) -> None:
     """Raise the UserError of a flag unless its value is right."""
     if not holds:
@@ -218,9 +200,13 @@ def make_tree(
                 kept += 1
                 bar.update(frames)
                 continue
-            if os.path.lexists(folder):
-                raise FileExistsError(errno.EEXIST, "there is something else than a folder", str(folder))
-            write_recording(folder, frames, draw_frames(seed, number, action, scenario, size, dusk), bar)
+            pictures = draw_frames(seed, number, action, scenario, size, dusk)
+            with new_folder(folder) as partial:
+                for frame, picture in enumerate(itertools.islice(pictures, frames), start=1):
+                    # Not cv2.imwrite: it does not say why a file could not be written.
+                    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+                    Path(partial, f"image_{frame:04d}.jpg").write_bytes(encoded.tobytes())
+                    bar.update()
     written = len(recordings) - kept
     return Summary(written, written * frames, kept)
 
