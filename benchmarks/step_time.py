@@ -42,6 +42,8 @@ from src.models.model_factory import MODELS, build_model  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
 
 WAYS = ("model", "plain")
+WHAT = ("step", "forecast")
+PRECISIONS = ("fp32", "fp16", "bf16")
 SIZES = {
     "full": {"img_width": 128, "patch_size": 8, "num_hidden": "64,64,64,64", "filter_size": 5},
     "quickstart": {"img_width": 32, "patch_size": 4, "num_hidden": "48", "filter_size": 3},
@@ -60,6 +62,10 @@ LENGTHS_AND_BATCHES = {  # frames of a clip, frames given, clips in a batch
 MOST_CLIPS = 256  # of the largest batch
 
 
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="benchmarks/step_time.py",
@@ -71,8 +77,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="as runp.py's (default: %(default)s)")
     add("--precision", help="some of fp32,fp16,bf16 with commas between (default: fp32; on a GPU all)")
     add("--size", choices=SIZES, default="full", help="of the network (default: %(default)s)")
-    add("--lengths", help="frames of a clip, with commas between (by the size; full: 8,20,30,50, on a GPU 30)")
-    add("--batches", help="clips in a batch, with commas between (by the size; full: 2, on a GPU 1,4)")
+    add(
+        "--lengths",
+        type=numbers,
+        help="frames of a clip, with commas between (by the size; full: 8,20,30,50, on a GPU 30)",
+    )
+    add("--batches", type=numbers, help="clips in a batch, with commas between (by the size; full: 2, on a GPU 1,4)")
     add("--rounds", type=int, default=2, help="turns of each way (default: %(default)s)")
     add("--steps", type=int, help="measured steps of a turn, after one that is not (default: 2; on a GPU 5)")
     add("--what", default="step,forecast", help="step, forecast or both (default: %(default)s)")
@@ -84,10 +94,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     on_gpu = options.device.startswith("gpu")
     lengths, _, batches = LENGTHS_AND_BATCHES["full on a GPU" if on_gpu and options.size == "full" else options.size]
-    options.lengths = [int(length) for length in (options.lengths or lengths).split(",")]
-    options.batches = [int(batch) for batch in (options.batches or batches).split(",")]
-    options.precision = (options.precision or ("fp32,fp16,bf16" if on_gpu else "fp32")).split(",")
+    options.lengths, options.batches = options.lengths or numbers(lengths), options.batches or numbers(batches)
+    options.precision = options.precision.split(",") if options.precision else PRECISIONS[: 3 if on_gpu else 1]
+    for flag, values, known in (
+        ("--precision", options.precision, PRECISIONS),
+        ("--what", options.what.split(","), WHAT),
+    ):
+        if not set(values) <= set(known):
+            raise UserError(f"{flag} {','.join(values)}: expected some of {','.join(known)}")
     options.steps = options.steps or (5 if on_gpu else 2)
+    options.common = {name: getattr(options, name) for name in ("size", "device", "steps", "recompute")}
     return options
 
 
@@ -135,9 +151,9 @@ def print_row(options: argparse.Namespace, what: str, precision: str, batch: int
     notes = []
     for _ in range(1 if options.profile else options.rounds):
         for way in ways:
-            settings = task(options, way, what, precision, batch, length)
+            settings = {"way": way, "what": what, "precision": precision, "batch": batch, "length": length}
             try:
-                found[way].append(in_a_process("measure", **settings, profile=options.profile))
+                found[way].append(in_a_process("measure", **settings, **options.common, profile=options.profile))
             except UserError as error:
                 notes.append(f"{way}: {error}")
     line, measured = "", []
@@ -159,24 +175,13 @@ def print_row(options: argparse.Namespace, what: str, precision: str, batch: int
     print(f"{name:32}{line}", *dict.fromkeys(notes), sep=" | ", flush=True)
 
 
-def task(options: argparse.Namespace, way: str, what: str, precision: str, batch: int, length: int) -> dict:
-    return {
-        "way": way,
-        "what": what,
-        "precision": precision,
-        "batch": batch,
-        "length": length,
-        "steps": options.steps,
-        "size": options.size,
-        "device": options.device,
-        "recompute": options.recompute and way == "model",
-    }
-
-
 def print_largest_batch(options: argparse.Namespace, precision: str) -> None:
+    length = options.lengths[-1]
+    settings = {"way": "model", "what": "step", "precision": precision, "length": length, **options.common}
+
     def fits(batch: int) -> dict | None:
         try:
-            return in_a_process("measure", **task(options, "model", "step", precision, batch, options.lengths[-1]))
+            return in_a_process("measure", batch=batch, **settings)
         except UserError:
             return None
 
@@ -184,7 +189,7 @@ def print_largest_batch(options: argparse.Namespace, precision: str) -> None:
     batch, figures = largest_batch(fits, first)
     found = f"{batch} clips, {figures['peak']:.1f} GB, {min(figures['seconds']):.3f} s a step" if figures else "none"
     tried = f", {2 * batch} was not tried" if 2 * batch > MOST_CLIPS else ""
-    print(f"largest batch from {first} on, T={options.lengths[-1]}, {precision}: {found}{tried}", flush=True)
+    print(f"largest batch from {first} on, T={length}, {precision}: {found}{tried}", flush=True)
 
 
 def largest_batch(fits: Callable[[int], dict | None], first: int) -> tuple[int, dict | None]:
@@ -247,7 +252,8 @@ def measure(
     on_gpu = set_device(device).startswith("gpu")
     check_precision(precision)
     given = LENGTHS_AND_BATCHES[size][1] or length // 3
-    config = Config(input_length=given, total_length=length, batch_size=batch, recompute=recompute, **SIZES[size])
+    clips = {"input_length": given, "total_length": length, "batch_size": batch}
+    config = Config(**SIZES[size], **clips, recompute=recompute and way == "model")
     paddle.seed(0)
     model, network = networks(way, config)
     optimizer = paddle.optimizer.SGD(1e-6, parameters=model.parameters())
