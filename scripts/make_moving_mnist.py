@@ -21,6 +21,7 @@ import contextlib
 import gzip
 import io
 import math
+import os
 import signal
 import struct
 import sys
@@ -39,7 +40,6 @@ from tqdm import tqdm  # noqa: E402
 
 from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
-from src.runtime.files import replacing  # noqa: E402
 from src.utils.preprocess import to_unit_range  # noqa: E402
 
 IDX_IMAGES = 0x00000803  # uint8 with 3 axes
@@ -203,7 +203,6 @@ def write_npz(file: BinaryIO, chunks: Iterator[np.ndarray], clips: int, motion: 
     def entry(name: str) -> zipfile.ZipInfo:
         info = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980-01-01: the same bytes whenever it is written
         info.compress_type = zipfile.ZIP_DEFLATED
-        info.create_system = 3  # Unix, wherever it is written
         return info
 
     with zipfile.ZipFile(file, "w") as archive:
@@ -235,8 +234,13 @@ def make_set(out: Path, digits: np.ndarray, clips: int, motion: Motion, seed: in
                 bar.update(len(numbers))
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial, open(partial, "wb") as file:
-        FORMATS[out.suffix](file, chunks(), clips, motion)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")  # of this run alone: a second one may be at work
+    try:
+        with open(partial, "wb") as file:
+            FORMATS[out.suffix](file, chunks(), clips, motion)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # ---- command line
