@@ -1,5 +1,6 @@
-"""The benchmarks run: a few iterations of each kind."""
+"""The benchmarks run: a few iterations of each kind; and run_tests.sh --device."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,18 @@ def test_step_time_of_a_device_that_is_not_there_is_one_line():
 def test_the_largest_batch_is_found_by_doubling_and_one_halfway(limit, expected):
     batch, figures = largest_batch(lambda batch: {"batch": batch} if batch <= limit else None, first=8)
     assert batch == expected and figures == ({"batch": expected} if expected else None)
+
+
+def test_the_tests_for_a_card_are_there_and_do_not_begin_without_it():
+    """bash scripts/run_tests.sh --device gpu."""
+
+    def collected(name):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "device", "--collect-only"]
+        environment = {**os.environ, "E3D_TEST_DEVICE": name}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    found = collected("cpu")
+    assert found.returncode == 0
+    assert all(f"tests/test_{name}.py::" in found.stdout for name in ("model_golden", "resume", "training", "export"))
+    missing = collected("gpu:99")
+    assert missing.returncode == 2 and "--device gpu:99" in missing.stderr and "::" not in missing.stdout

@@ -285,18 +285,3 @@ def test_paddle_gets_the_allocator_of_the_flag_unless_the_user_has_set_one(grow,
     result = subprocess.run([sys.executable, "-c", code], env={**environment, **own}, capture_output=True, text=True)
     strategy, fraction = result.stdout.split()[-2:]
     assert strategy == expected and float(fraction) == pytest.approx(0.92)
-
-
-def test_the_tests_for_a_card_are_there_and_do_not_begin_without_it():
-    """bash scripts/run_tests.sh --device gpu."""
-
-    def collected(name):
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "device", "--collect-only"]
-        environment = {**os.environ, "E3D_TEST_DEVICE": name}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-    found = collected("cpu")
-    assert found.returncode == 0
-    assert all(f"tests/test_{name}.py::" in found.stdout for name in ("model_golden", "resume", "training", "export"))
-    missing = collected("gpu:99")
-    assert missing.returncode == 2 and "--device gpu:99" in missing.stderr and "::" not in missing.stdout
