@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.command import command  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
 from src.reports.compare_page import WHICH, comparison, read_run, short_names  # noqa: E402
@@ -39,7 +40,8 @@ def names_of(given: str | None, folders: list[str]) -> list[str]:
     return names
 
 
-def main() -> int:
+@command("nothing was written")
+def main() -> None:
     parser = OneLineParser(
         prog="scripts/compare_runs.py",
         description=__doc__,
@@ -50,19 +52,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--names", metavar="A,B", help="what the runs are called (what differs in their paths)")
     parser.add_argument("--test", choices=WHICH, default=WHICH[0], help="test of a training to take (best, by PSNR)")
-    try:
-        arguments = parser.parse_args()
-        names = names_of(arguments.names, arguments.folders)
-        runs = [read_run(folder, arguments.test) for folder in arguments.folders]
-        for run, name in zip(runs, names):
-            run.name = name
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(arguments.out, comparison(runs))
-    except (UserError, OSError) as error:
-        print(f"compare_runs.py: {error}", file=sys.stderr)
-        return 2
+    arguments = parser.parse_args()
+    names = names_of(arguments.names, arguments.folders)
+    runs = [read_run(folder, arguments.test) for folder in arguments.folders]
+    for run, name in zip(runs, names):
+        run.name = name
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(arguments.out, comparison(runs))
     print(f"wrote {arguments.out}")
-    return 0
 
 
 if __name__ == "__main__":

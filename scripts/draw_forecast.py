@@ -12,12 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-from PIL import Image, ImageSequence
-
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from PIL import Image, ImageSequence  # noqa: E402
 
 from src.data_provider.videos import PICTURE_ERRORS  # noqa: E402
 from src.errors import UserError  # noqa: E402
@@ -71,7 +73,8 @@ def pairs(films: list[list[np.ndarray]]) -> list[np.ndarray]:
     return [np.vstack([np.hstack([film[place] for film in row]) for row in rows]) for place in range(len(blank))]
 
 
-def main() -> int:
+@command("nothing was written")
+def main() -> None:
     parser = OneLineParser(
         prog="scripts/draw_forecast.py",
         description=__doc__,
@@ -80,21 +83,16 @@ def main() -> int:
     )
     parser.add_argument("folders", type=Path, nargs="+", help="<gen_frm_dir>/<test>/<batch>")
     parser.add_argument("--out", type=Path, required=True, help="picture to write, .png or .gif")
-    try:
-        arguments = parser.parse_args()
-        if arguments.out.suffix == ".gif":
-            film = pairs([read_animation(folder) for folder in arguments.folders])
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            write_gif(str(arguments.out), film, FRAMES_PER_SECOND)
-        else:
-            picture = montage([read_sheet(folder) for folder in arguments.folders])
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    except (UserError, OSError) as error:
-        print(f"draw_forecast.py: {error}", file=sys.stderr)
-        return 2
+    arguments = parser.parse_args()
+    if arguments.out.suffix == ".gif":
+        film = pairs([read_animation(folder) for folder in arguments.folders])
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_gif(str(arguments.out), film, FRAMES_PER_SECOND)
+    else:
+        picture = montage([read_sheet(folder) for folder in arguments.folders])
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     print(f"wrote {arguments.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,16 +22,17 @@ import gzip
 import io
 import math
 import os
-import re
 import signal
 import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
@@ -41,67 +42,47 @@ from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
 from src.utils.preprocess import to_unit_range  # noqa: E402
 
-GZIP_MAGIC = b"\x1f\x8b"
-IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801  # uint8 with 3 axes, with 1 axis
+IDX_IMAGES = 0x00000803  # uint8 with 3 axes
 MNIST_SIDE, MNIST_BOX = 28, 20  # pixels: MNIST's digits fill a box of 20 x 20 in a field of 28 x 28
-LARGEST_SIDE, LONGEST, MOST_DIGITS = 512, 1000, 9
-SPLITS = ("all", "train", "test")
-MNIST_MODES = {"train": ["train"], "test": ["test"], "all": ["train", "test"]}  # Paddle's names of its two files
+SPLITS = {"all": ["train", "test"], "train": ["train"], "test": ["test"]}  # and Paddle's names of MNIST's two files
 SPLIT_SEED, TEST_PART = 1797, 7  # the split of the digits is the same for every --seed; one in 7 tests, as in MNIST
 SPEED = 0.1  # of the way a digit has in the frame, each frame: the original set's
 CHUNK = 64  # clips drawn before they are written
 
 
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """What the clips look like: pixels, frames and pixels a frame."""
 
-    digits: int = 2
-    size: int = 64
-    length: int = 20
-    digit_size: int = MNIST_SIDE
-    speed: float = SPEED * (64 - MNIST_SIDE)
+    digits: int
+    size: int
+    length: int
+    speed: float
 
 
-# ---- digits
+# ---- digits: uint8 [n, side, side], light on black
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The pictures of an IDX file, gzip or not: uint8 ``[N, rows, columns]``.
+    """The pictures of an IDX file, gzip or not.
 
     Raises:
-        UserError: the file cannot be read, holds something else, or its size does not fit its header.
+        UserError: the file cannot be read, or holds anything else than square pictures.
     """
-    expected = "expected MNIST's pictures, as train-images-idx3-ubyte.gz"
     try:
         content = path.read_bytes()
-        if content.startswith(GZIP_MAGIC):
+        if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
-    except OSError as error:  # gzip.BadGzipFile too
-        raise UserError(f"--images {path}: cannot be read ({error.strerror or error}); {expected}") from None
-    except Exception as error:  # zlib and gzip raise several kinds on damaged bytes
-        raise UserError(f"--images {path}: damaged ({error}); {expected}; download it again") from None
-    if len(content) < 16:
-        raise UserError(f"--images {path}: {len(content)} bytes; {expected}")
-    magic, count, rows, columns = struct.unpack(">IIII", content[:16])
-    if magic == IDX_LABELS:
-        raise UserError(f"--images {path}: holds labels; {expected}")
-    if magic != IDX_IMAGES:
-        raise UserError(f"--images {path}: begins with {content[:4].hex()}, not 00000803; {expected}")
-    if len(content) != 16 + count * rows * columns:
-        raise UserError(
-            f"--images {path}: its header tells of {count} pictures of {rows} x {columns} pixels, "
-            f"but {len(content) - 16} bytes follow; download it again"
-        )
-    if not count or rows != columns or not rows:
-        raise UserError(f"--images {path}: {count} pictures of {rows} x {columns} pixels; expected some square ones")
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
+        magic, count, rows, columns = struct.unpack_from(">IIII", content)
+        if magic != IDX_IMAGES or not count or not rows or rows != columns:
+            raise ValueError(f"type {magic:08x}, {count} x {rows} x {columns}")
+        return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
+    except Exception as error:  # zlib, gzip and struct raise several kinds on damaged bytes
+        wanted = "MNIST's pictures, as train-images-idx3-ubyte.gz"
+        raise UserError(f"--images {path}: cannot be read ({error}); expected {wanted}; download it again") from None
 
 
 def downloaded_digits(split: str) -> np.ndarray:
-    """MNIST's own pictures of a split, uint8 ``[60000, 28, 28]`` or ``[10000, 28, 28]``, or all of them.
-
-    Paddle downloads the files once and keeps them (``~/.cache/paddle/dataset/mnist``).
+    """MNIST's own pictures of a split. Paddle downloads the files once and keeps them (~/.cache/paddle/dataset/mnist).
 
     Raises:
         UserError: they are not there and cannot be downloaded.
@@ -109,22 +90,22 @@ def downloaded_digits(split: str) -> np.ndarray:
     from paddle.vision.datasets import MNIST
 
     pictures = []
-    for mode in MNIST_MODES[split]:
+    for mode in SPLITS[split]:
         said = io.StringIO()  # Paddle tells of each of its tries
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 path = MNIST(mode=mode).image_path
         except Exception as error:  # RuntimeError after three tries; what a damaged or unwritable file brings
             raise UserError(
-                f"--source mnist: MNIST cannot be downloaded ({str(error).splitlines()[0] if str(error) else error}); "
-                "give its files as --images train-images-idx3-ubyte.gz, or --source digits for scikit-learn's digits"
+                f"--source mnist: MNIST cannot be downloaded ({error}); give its files as "
+                "--images train-images-idx3-ubyte.gz, or --source digits for scikit-learn's digits"
             ) from None
         pictures.append(read_idx(Path(path)))
     return np.concatenate(pictures)
 
 
 def bundled_digits() -> np.ndarray:
-    """scikit-learn's 1797 digits in the form of MNIST's: uint8 ``[1797, 28, 28]``.
+    """scikit-learn's 1797 digits in the form of MNIST's.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -147,133 +128,103 @@ def bundled_digits() -> np.ndarray:
     return digits
 
 
-def digits_of(images: np.ndarray, split: str, digit_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The digits that a split draws from, resized: uint8 ``[n, digit_size, digit_size]``, and their numbers ``[n]``.
+def part_of(digits: np.ndarray, split: str) -> np.ndarray:
+    """The digits that a split draws from. Those of "train" and "test" are disjoint, whatever the seed of the motion is.
 
-    The digits of "train" and "test" are disjoint, whatever the seed of the motion is; "all" takes every one.
+    Raises:
+        UserError: there is none.
     """
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-    tests = math.ceil(len(images) / TEST_PART)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(digits))
+    tests = math.ceil(len(digits) / TEST_PART)
     chosen = np.sort({"all": order, "train": order[tests:], "test": order[:tests]}[split])
     if not len(chosen):
-        raise UserError(f"--split {split}: no digit is left of {len(images)}; leave the flag out for all")
-    if images.shape[1] == digit_size:
-        return images[chosen], chosen
+        raise UserError(f"--split {split}: no digit is left of {len(digits)}; leave the flag out for all")
+    return digits[chosen]
+
+
+def resized(digits: np.ndarray, side: int) -> np.ndarray:
+    if digits.shape[1] == side:
+        return digits
     # Area averaging when digits shrink: no jagged strokes.
-    way = cv2.INTER_AREA if digit_size < images.shape[1] else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(images[n], (digit_size, digit_size), interpolation=way) for n in chosen]), chosen
+    way = cv2.INTER_AREA if side < digits.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(digit, (side, side), interpolation=way) for digit in digits])
 
 
 # ---- motion
 
 
-def bounce(places: np.ndarray, room: float) -> np.ndarray:
-    """Places on an endless line, folded to [0, room]: a wall turns a digit back without a loss of way."""
-    if room == 0:
-        return np.zeros_like(places)
-    return room - np.abs(places % (2 * room) - room)
-
-
-def trajectories(rng: np.random.Generator, motion: Motion) -> np.ndarray:
-    """Top and left of each digit in each frame, in pixels: float64 ``[digits, length, 2]``."""
-    room = motion.size - motion.digit_size
+def trajectories(rng: np.random.Generator, motion: Motion, room: int) -> np.ndarray:
+    """Top and left of each digit in each frame, from 0 to room pixels: float64 ``[digits, length, 2]``."""
     start = rng.uniform(0, room, [motion.digits, 1, 2])
     angle = rng.uniform(0, 2 * np.pi, [motion.digits, 1])
     velocity = motion.speed * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
-    return bounce(start + velocity * np.arange(motion.length)[:, np.newaxis], room)
+    endless = start + velocity * np.arange(motion.length)[:, np.newaxis]
+    # Folded to [0, room]: a wall turns a digit back without a loss of way.
+    return room - np.abs(endless % (2 * room) - room) if room else np.zeros_like(endless)
 
 
 def draw_clip(digits: np.ndarray, seed: int, split: str, number: int, motion: Motion) -> np.ndarray:
     """Clip ``number`` of a set: uint8 ``[length, size, size]``. Where digits overlap the brighter pixel is seen."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    rng = np.random.default_rng([seed, list(SPLITS).index(split), number])
     chosen = rng.integers(0, len(digits), motion.digits)
-    places = np.rint(trajectories(rng, motion)).astype(int)  # whole pixels, as in the original set
+    side = digits.shape[1]
+    places = np.rint(trajectories(rng, motion, motion.size - side)).astype(int)  # whole pixels, as in the original set
     clip = np.zeros([motion.length, motion.size, motion.size], np.uint8)
     for digit, track in zip(digits[chosen], places):
         for frame, (top, left) in zip(clip, track):
-            spot = frame[top : top + motion.digit_size, left : left + motion.digit_size]
+            spot = frame[top : top + side, left : left + side]
             np.maximum(spot, digit, out=spot)
     return clip
 
 
-# ---- files
+# ---- files: a few chunks of clips [n, length, size, size] are in memory at a time, no more
 
 
-def write_npy(path: Path, chunks: Iterator[np.ndarray], clips: int, motion: Motion) -> None:
+def write_npy(file: BinaryIO, chunks: Iterator[np.ndarray], clips: int, motion: Motion) -> None:
     """uint8 ``[length, clips, size, size]``; a chunk's frames of one time step go to their place in one piece."""
-    frame = motion.size**2
-    with open(path, "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (motion.length, clips, motion.size, motion.size)}
-        np.lib.format.write_array_header_1_0(file, header)
-        start, written = file.tell(), 0
-        for chunk in chunks:  # (n, length, size, size)
-            for step in range(motion.length):
-                file.seek(start + (step * clips + written) * frame)
-                file.write(np.ascontiguousarray(chunk[:, step]))
-            written += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    header = {"descr": "|u1", "fortran_order": False, "shape": (motion.length, clips, motion.size, motion.size)}
+    np.lib.format.write_array_header_1_0(file, header)
+    start, written = file.tell(), 0
+    for chunk in chunks:
+        for step in range(motion.length):
+            file.seek(start + (step * clips + written) * motion.size**2)
+            file.write(np.ascontiguousarray(chunk[:, step]))
+        written += len(chunk)
 
 
-def write_npz(path: Path, chunks: Iterator[np.ndarray], clips: int, motion: Motion) -> None:
+def write_npz(file: BinaryIO, chunks: Iterator[np.ndarray], clips: int, motion: Motion) -> None:
     """clips ``[2, N, 2]``, dims ``[1, 3]`` and input_raw_data, float32 ``[N * length, 1, size, size]`` in [0, 1]."""
     given = motion.length // 2
     first = np.arange(clips) * motion.length
-    spans = np.stack(
-        [
-            np.stack([first, np.full(clips, given)], axis=1),
-            np.stack([first + given, np.full(clips, motion.length - given)], axis=1),
-        ]
-    ).astype(np.int32)
-    dims = np.array([[1, motion.size, motion.size]], np.int32)
-    shape = (clips * motion.length, 1, motion.size, motion.size)
-    with open(path, "wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, array in (("clips", spans), ("dims", dims)):
-                content = io.BytesIO()
-                np.save(content, array)
-                archive.writestr(_member(name), content.getvalue())
-            # force_zip64: its size is not known when its header is written, and 2 GB are soon reached.
-            with archive.open(_member("input_raw_data"), "w", force_zip64=True) as member:
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for chunk in chunks:
-                    member.write(to_unit_range(chunk).astype("<f4").tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    inputs, outputs = (first, np.full(clips, given)), (first + given, np.full(clips, motion.length - given))
+    spans = np.array([inputs, outputs], np.int32).swapaxes(1, 2)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (clips * motion.length, 1, motion.size, motion.size)}
+
+    def entry(name: str) -> zipfile.ZipInfo:
+        info = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980-01-01: the same bytes whenever it is written
+        info.compress_type = zipfile.ZIP_DEFLATED
+        return info
+
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in (("clips", spans), ("dims", np.array([[1, motion.size, motion.size]], np.int32))):
+            with archive.open(entry(name), "w") as member:
+                np.save(member, np.ascontiguousarray(array))
+        # force_zip64: its size is not known when its header is written, and 2 GB are soon reached.
+        with archive.open(entry("input_raw_data"), "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for chunk in chunks:
+                member.write(to_unit_range(chunk).astype("<f4").tobytes())
 
 
-def _member(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980-01-01: the same bytes whenever it is written
-    info.compress_type = zipfile.ZIP_DEFLATED
-    info.create_system = 3  # Unix, wherever it is written
-    return info
+FORMATS = {".npz": write_npz, ".npy": write_npy}
 
 
-FORMATS: dict[str, Callable[[Path, Iterator[np.ndarray], int, Motion], None]] = {".npz": write_npz, ".npy": write_npy}
-
-
-def refuse_existing(out: Path) -> None:
-    """Raises UserError where there is something already."""
-    if out.exists():
-        raise UserError(f"--out {out}: is there already; remove it or give another name")
-
-
-def make_set(
-    out: Path, images: np.ndarray, clips: int, motion: Motion, seed: int = 0, split: str = "all", is_split: bool = False
-) -> int:
-    """Write a set of clips; return how many digits it draws from. A few chunks are in memory at a time, no more.
-
-    Args:
-        images: uint8 ``[n, side, side]``, light digits on black.
-        is_split: whether they are those of the split alone.
+def make_set(out: Path, digits: np.ndarray, clips: int, motion: Motion, seed: int = 0, split: str = "all") -> None:
+    """Write a set of clips of these digits.
 
     Raises:
-        UserError: out exists, or a setting that cannot be drawn.
         OSError: out cannot be written. Nothing is left of it.
     """
-    refuse_existing(out)
-    digits, _ = digits_of(images, "all" if is_split else split, motion.digit_size)
 
     def chunks() -> Iterator[np.ndarray]:
         with tqdm(total=clips, desc="clips", unit="clip", disable=None) as bar:
@@ -283,110 +234,77 @@ def make_set(
                 bar.update(len(numbers))
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")  # of this run alone: a second one may be at work
     try:
-        FORMATS[out.suffix](partial, chunks(), clips, motion)
+        with open(partial, "wb") as file:
+            FORMATS[out.suffix](file, chunks(), clips, motion)
         partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
-    return len(digits)
 
 
 # ---- command line
 
 
-def whole_number(flag: str, text: str, low: int, high: int) -> int:
-    """A whole number within bounds, from text."""
-    number = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
-    if not low <= number <= high:
-        raise UserError(f"{flag} {text}: expected a whole number from {low} to {high}")
+def from_to(low: int, high: int) -> Callable[[str], int]:
+    """For argparse: a whole number within bounds."""
+
+    def number(text: str) -> int:
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text}: expected {low} to {high}")
+        return int(text)
+
     return number
 
 
-def motion_of(options: argparse.Namespace) -> Motion:
-    """The flags that say what the clips look like, checked."""
-    size = whole_number("--size", options.size, 8, LARGEST_SIDE)
-    digit_size = whole_number("--digit_size", options.digit_size, 4, LARGEST_SIDE)
-    if digit_size > size:
-        raise UserError(f"--digit_size {digit_size}: larger than the frame, --size {size}; give a smaller one")
-    try:
-        speed = SPEED * (size - digit_size) if options.speed is None else float(options.speed)
-    except ValueError:
-        speed = math.nan
-    if not 0 <= speed <= size:
-        raise UserError(f"--speed {options.speed}: expected pixels a frame, from 0 to --size {size}")
-    return Motion(
-        digits=whole_number("--digits", options.digits, 1, MOST_DIGITS),
-        size=size,
-        length=whole_number("--length", options.length, 2, LONGEST),
-        digit_size=digit_size,
-        speed=speed,
-    )
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The flags; numbers are checked afterwards, so that all messages read alike."""
     parser = OneLineParser(
         prog="scripts/make_moving_mnist.py",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="file to write, .npz or .npy")
-    parser.add_argument(
-        "--source",
-        choices=("mnist", "digits"),
-        help="mnist: MNIST's digits, downloaded once (default); digits: scikit-learn's, no download",
-    )
-    parser.add_argument("--images", type=Path, help="IDX file of MNIST's pictures, in place of --source")
-    parser.add_argument("--clips", default="10000", metavar="N", help="clips to make (default: %(default)s)")
-    parser.add_argument("--digits", default="2", metavar="N", help="digits on one frame (default: %(default)s)")
-    parser.add_argument("--size", default="64", metavar="PIXELS", help="rows and columns (default: %(default)s)")
-    parser.add_argument("--length", default="20", metavar="N", help="frames of a clip (default: %(default)s)")
-    parser.add_argument("--speed", metavar="PIXELS", help="pixels a frame (default: a tenth of size - digit_size)")
-    parser.add_argument("--digit_size", default=str(MNIST_SIDE), metavar="PIXELS", help="(default: %(default)s)")
-    parser.add_argument("--seed", default="0", metavar="N", help="other digits and motions (default: %(default)s)")
-    parser.add_argument(
-        "--split",
-        default="all",
-        choices=SPLITS,
-        help="digits to draw from: train and test share none; MNIST's own split with --source mnist (default: all)",
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="file to write, .npz or .npy")
+    source = "mnist: MNIST's digits, downloaded once (default); digits: scikit-learn's, no download"
+    add("--source", choices=("mnist", "digits"), help=source)
+    add("--images", type=Path, help="IDX file of MNIST's pictures, in place of --source")
+    add("--clips", type=from_to(1, 10**6), default=10000, metavar="N", help="clips to make (default: %(default)s)")
+    add("--digits", type=from_to(1, 9), default=2, metavar="N", help="digits on one frame (default: %(default)s)")
+    add("--size", type=from_to(8, 512), default=64, metavar="PIXELS", help="rows and columns (default: %(default)s)")
+    add("--length", type=from_to(2, 1000), default=20, metavar="N", help="frames of a clip (default: %(default)s)")
+    add("--speed", type=float, metavar="PIXELS", help="pixels a frame (default: a tenth of size - digit_size)")
+    add("--digit_size", type=from_to(4, 512), default=MNIST_SIDE, metavar="PIXELS", help="(default: %(default)s)")
+    add("--seed", type=from_to(0, 2**32 - 1), default=0, help="other digits and motions (default: %(default)s)")
+    split = "digits to draw from: train and test share none; MNIST's own split with --source mnist (default: all)"
+    add("--split", default="all", choices=SPLITS, help=split)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit status."""
-    out = None
-    try:
-        options = build_parser().parse_args(arguments)
-        out = options.out
-        if out.suffix not in FORMATS:
-            raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
-        refuse_existing(out)  # before anything is downloaded
-        motion = motion_of(options)
-        clips = whole_number("--clips", options.clips, 1, 10**6)
-        seed = whole_number("--seed", options.seed, 0, 2**32 - 1)
-        if options.images and options.source:
-            raise UserError(f"--images {options.images} and --source {options.source}: expected one of them")
-        is_split = not options.images and options.source != "digits"
-        if is_split:
-            images = downloaded_digits(options.split)
-        else:
-            images = read_idx(options.images) if options.images else bundled_digits()
-        count = make_set(out, images, clips, motion, seed, options.split, is_split)
-    except UserError as error:
-        print(f"make_moving_mnist.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"make_moving_mnist.py: --out {out}: cannot be written ({error.strerror}); give another", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_moving_mnist.py: stopped; nothing is left of the unfinished file", file=sys.stderr)
-        return 130
-    what = f"{motion.digits} of {count} digits, {motion.length} frames of {motion.size} x {motion.size} pixels"
-    print(f"wrote {out}: {clips} clips of {what}")
-    return 0
+@command("nothing is left of the unfinished file")
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    out, size, digit_size = options.out, options.size, options.digit_size
+    if out.suffix not in FORMATS:
+        raise UserError(f"--out {out}: expected a name that ends in {' or '.join(FORMATS)}")
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; remove it or give another name")
+    if digit_size > size:
+        raise UserError(f"--digit_size {digit_size}: larger than the frame, --size {size}; give a smaller one")
+    speed = SPEED * (size - digit_size) if options.speed is None else options.speed
+    if not 0 <= speed <= size:
+        raise UserError(f"--speed {speed}: expected pixels a frame, from 0 to --size {size}")
+    if options.images and options.source:
+        raise UserError(f"--images {options.images} and --source {options.source}: expected one of them")
+
+    if options.images or options.source == "digits":
+        digits = part_of(read_idx(options.images) if options.images else bundled_digits(), options.split)
+    else:
+        digits = downloaded_digits(options.split)
+    motion = Motion(options.digits, size, options.length, speed)
+    make_set(out, resized(digits, digit_size), options.clips, motion, options.seed, options.split)
+    what = f"{motion.digits} of {len(digits)} digits, {motion.length} frames of {size} x {size} pixels"
+    print(f"wrote {out}: {options.clips} clips of {what}")
 
 
 if __name__ == "__main__":

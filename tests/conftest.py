@@ -7,13 +7,44 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from hypothesis import settings
 
 from scripts.make_sample_data import make_tree
 from src.config import Config
+from src.errors import UserError
+from src.runtime.device import set_device
+from src.runtime.process_env import usable_cores
 
 pytest.register_assert_rewrite("tests.helpers")
 
 GOLDEN = Path(__file__).parent / "golden"
+DEVICE = os.environ.get("E3D_TEST_DEVICE", "cpu")  # of the tests with the marker device
+
+# A machine that is busy may take its time: no example has a deadline. "ci" draws the same examples every time.
+settings.register_profile("search", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "search"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` is: the cores of this process, not those of the machine."""
+    return usable_cores()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "device: computes on the device of E3D_TEST_DEVICE (run_tests.sh --device)")
+    try:
+        set_device(DEVICE)
+    except UserError as error:
+        pytest.exit(str(error), returncode=2)
+
+
+@pytest.fixture(autouse=True)
+def on_test_device(request):
+    """Marked tests compute on the device; on a GPU with algorithms that give the same bits each time."""
+    if request.node.get_closest_marker("device"):
+        set_device(DEVICE, deterministic=True)
 
 
 def default_signals() -> None:
@@ -85,7 +116,7 @@ def settings_for(root, folder, **settings):
         "batch_size": 2,
         "num_workers": 0,
         "max_iterations": 3,
-        "device": "cpu",
+        "device": DEVICE,
         "num_save_samples": 1,
     }
     (folder / "ck").mkdir(exist_ok=True)

@@ -1,9 +1,13 @@
-"""The benchmarks run: a few iterations of each kind."""
+"""The benchmarks run: a few iterations of each kind; and run_tests.sh --device."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.step_time import MOST_CLIPS, largest_batch
 from tests.helpers import ROOT
 
 
@@ -46,3 +50,46 @@ def test_operators_are_counted_and_the_model_s_ways_have_fewer_than_the_plain_fo
     (forward, backward, optimizer), cpu, gpu = rows["plain"], rows["cpu"], rows["gpu"]
     for way in (cpu, gpu):
         assert way[0] < 0.75 * forward and way[1] < 0.8 * backward and way[2] == optimizer > 0
+
+
+def step_time(*arguments):
+    command = [sys.executable, ROOT / "benchmarks" / "step_time.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_step_time_ends_with_figures_for_a_report():
+    result = step_time("--quick", "--rounds", "1", "--steps", "1", "--what", "step")
+    assert result.returncode == 0, result.stderr
+    machine, *_, row = result.stdout.splitlines()
+    assert "Paddle " in machine and "Python " in machine
+    name, model, plain, ratios, *_ = row.split("|")
+    assert name.startswith("step, T=8, B=2, fp32")
+    assert all(float(figure) > 0 for figure in (model + plain + ratios).split())
+
+
+def test_step_time_of_a_device_that_is_not_there_is_one_line():
+    result = step_time("--device", "gpu:99")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "--device gpu:99" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(7, 0), (8, 8), (11, 8), (12, 12), (16, 16), (50, 48), (10**6, MOST_CLIPS)]
+)
+def test_the_largest_batch_is_found_by_doubling_and_one_halfway(limit, expected):
+    batch, figures = largest_batch(lambda batch: {"batch": batch} if batch <= limit else None, first=8)
+    assert batch == expected and figures == ({"batch": expected} if expected else None)
+
+
+def test_the_tests_for_a_card_are_there_and_do_not_begin_without_it():
+    """bash scripts/run_tests.sh --device gpu."""
+
+    def collected(name):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "device", "--collect-only"]
+        environment = {**os.environ, "E3D_TEST_DEVICE": name}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    found = collected("cpu")
+    assert found.returncode == 0
+    assert all(f"tests/test_{name}.py::" in found.stdout for name in ("model_golden", "resume", "training", "export"))
+    missing = collected("gpu:99")
+    assert missing.returncode == 2 and "--device gpu:99" in missing.stderr and "::" not in missing.stdout

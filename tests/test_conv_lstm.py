@@ -222,6 +222,7 @@ def run_config(kth_sample, folder, **settings):
     return settings_for(kth_sample, folder, model_name="conv_lstm", **settings)
 
 
+@pytest.mark.device
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_in_pieces_is_the_run_in_one_go_bit_for_bit(kth_sample, tmp_path, monkeypatch):
     common = {

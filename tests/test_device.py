@@ -85,6 +85,7 @@ def test_the_build_for_gpus_without_a_card_is_not_told_to_install_it(machine, mo
     assert device.set_device("auto") == "cpu" and chosen == ["cpu"]
 
 
+@pytest.mark.device
 def test_a_gpu_is_found_to_compute():
     """The same operators on a CPU, whose results are the same."""
     device.check_gpu("gpu:0")

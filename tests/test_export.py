@@ -76,6 +76,7 @@ def forecast_of(network, given):
     return forecast
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_exported_program_forecasts_as_the_model_for_any_batch(checkpoint, exported, batch):
     given = frames_given(batch)

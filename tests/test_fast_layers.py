@@ -30,6 +30,7 @@ def both_forms(**settings):
     return models
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(
     "settings",
     [

@@ -44,6 +44,7 @@ def plain_cell(cell, inputs, past):
     return cell(*inputs, paddle.concat([window.flatten(2) for window in past], axis=2))
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["cell_small.npz", "cell_k5.npz"])
 def test_a_cell_agrees_with_the_official_one_in_outputs_and_all_gradients(name, form):
     check_cell(name, EideticLSTMCell, fast_cell)
@@ -79,6 +80,7 @@ def check_cell(name, cell_type, called):
         assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
 def test_the_network_agrees_with_the_official_one_in_predictions_loss_and_gradients(name, form):
     check_network(name, "e3d_lstm")
@@ -106,6 +108,7 @@ def check_network(name, model_name):
         assert relative_l2(kernel_to_tf(parameter.grad.numpy()), golden[f"grad.{key}"]) < GRADIENT_TOLERANCE, key
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["net_small.npz", "net_k5.npz", "net_rgb.npz"])
 def test_testing_feeds_back_predictions_as_the_official_code_does(name):
     golden = load_golden(name)

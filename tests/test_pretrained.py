@@ -11,7 +11,7 @@ import pytest
 from src import evaluator, trainer
 from src.checkpoints.checkpoint import read_checkpoint
 from src.config import Config
-from tests.conftest import settings_for
+from tests.conftest import DEVICE, settings_for
 from tests.helpers import ROOT, script
 
 FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
@@ -30,6 +30,7 @@ def test_weights_are_a_whole_checkpoint_with_a_card_and_no_path(folder):
         assert (folder / name).stat().st_size > 0
 
 
+@pytest.mark.device
 def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
     """On the ten clips of the demo. The weights are a golden too: figures that change show that the network has."""
     folder = ROOT / "pretrained" / "moving_mnist"
@@ -55,7 +56,7 @@ def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
         batch_size=5,
         num_save_samples=0,
         num_workers=0,
-        device="cpu",
+        device=DEVICE,
         **shape,
     )
     evaluator.test(config)

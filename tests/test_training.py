@@ -139,6 +139,7 @@ def test_sgd_decays_weights_by_coupled_l2(kth_sample, tmp_path):
         np.testing.assert_allclose(changes[1][name] - plain, -0.01 * 0.5 * before[name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.device
 def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=40, num_hidden="8,8", lr=5e-3, scheduled_sampling=False)
     paddle.seed(config.seed)
@@ -149,6 +150,7 @@ def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+@pytest.mark.device
 def test_two_runs_with_the_same_seed_give_the_same_weights(kth_sample, tmp_path):
     found = []
     for name in ("a", "b"):
@@ -435,6 +437,7 @@ def test_a_perfect_forecast_has_no_psnr_to_average_and_is_counted():
     json.dumps(summary, allow_nan=False)
 
 
+@pytest.mark.device
 def test_testing_a_checkpoint_gives_the_figures_of_the_test_inside_training(kth_sample, tmp_path):
     config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=2)
     trainer.train(config)
