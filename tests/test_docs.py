@@ -12,7 +12,7 @@ from src.config import Config
 
 ROOT = Path(__file__).parent.parent
 DOCS, CHINESE = ROOT / "docs", ROOT / "docs" / "cn"
-PAGES = sorted([*ROOT.glob("README*.md"), *DOCS.rglob("*.md"), ROOT / "benchmarks" / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "benchmarks" / "README.md"])
 MOST_LINES, LONGEST_LINE = 220, 160  # of a README
 PAIRS = [("README.md", "README_cn.md"), *((f"docs/{page.name}", f"docs/cn/{page.name}") for page in DOCS.glob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
