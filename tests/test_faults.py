@@ -136,32 +136,6 @@ def no_file_above(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_snapshots_but_not_the_run(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=2)
-    limit = contextlib.ExitStack()
-    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000)), 7: limit.close})
-    with limit:
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [2, 8]
-    log = log_of(config)
-    assert all(f"checkpoint {iteration} cannot be written (File too large)" in log for iteration in (4, 6))
-    assert "iteration 8/8, loss " in log
-    assert not [name for name in os.listdir(config.save_dir) if "partial" in name]
-    load_weights(build_model(config), f"{config.save_dir}/8", config)
-
-
-def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_the_older_checkpoints(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2)
-    limit = contextlib.ExitStack()
-    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000))})
-    with limit, pytest.raises(UserError, match="--save_dir .*checkpoint 5 cannot be written"):
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [2]
-    monkeypatch.undo()
-    trainer.train(dataclasses.replace(config, resume="newest"))
-    assert checkpoints(config.save_dir) == [2, 4, 5]
-
-
 @contextlib.contextmanager
 def permissions_that_count():
     """Root writes where it has no permission; without the capability to do so it is refused like any user."""
@@ -183,23 +157,44 @@ def permissions_that_count():
         libc.capset(header, before)
 
 
-def test_a_save_dir_that_becomes_read_only_for_a_while_costs_snapshots_but_not_the_run(
-    kth_sample, tmp_path, monkeypatch
-):
-    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
-    folders = [Path(config.save_dir), Path(config.gen_frm_dir)]
-    folders[1].mkdir()
-
-    def allow(mode):
+@contextlib.contextmanager
+def read_only(*folders):
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        yield
+    finally:
         for folder in folders:
-            folder.chmod(mode)
+            folder.chmod(0o755)
 
-    at_iteration(monkeypatch, {3: lambda: allow(0o555), 7: lambda: allow(0o755)})
-    with permissions_that_count():
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_disk_that_is_full_for_a_while_costs_snapshots_but_not_the_run(kth_sample, tmp_path, monkeypatch, how):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
+    (tmp_path / "results").mkdir()
+    hindrance = no_file_above(20000) if how == "full" else read_only(tmp_path / "ck", tmp_path / "results")
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(hindrance), 7: limit.close})
+    with permissions_that_count(), limit:
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2, 8]
     log = log_of(config)
-    assert "checkpoint 4 cannot be written" in log and "results/4" in log and "iteration 8/8, loss " in log
+    assert all(f"checkpoint {iteration} cannot be written" in log for iteration in (4, 6))
+    assert "iteration 8/8, loss " in log
+    assert not [name for name in os.listdir(config.save_dir) if "partial" in name]
+    load_weights(build_model(config), f"{config.save_dir}/8", config)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_the_older_checkpoints(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2)
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000))})
+    with limit, pytest.raises(UserError, match="--save_dir .*checkpoint 5 cannot be written"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2]
+    monkeypatch.undo()
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    assert checkpoints(config.save_dir) == [2, 4, 5]
 
 
 def test_a_best_checkpoint_that_could_not_be_written_leaves_its_place_to_the_next(kth_sample, tmp_path, monkeypatch):
