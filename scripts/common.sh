@@ -9,10 +9,19 @@ say() { printf '\n== %s\n' "$*"; }
 
 # one_at_a_time COMMAND...: run it while no other script makes the environment or installs into it.
 one_at_a_time() {
-  mkdir -p "$(dirname "$VENV")"
+  local folder
+  folder="$(dirname "$VENV")"
+  if ! mkdir -p "$folder" || [ ! -w "$folder" ]; then
+    if [ -x "$VENV/bin/python" ]; then  # one of an administrator's or of conda's: no lock can lie beside it
+      "$@"
+      return
+    fi
+    echo "$folder cannot be written; set E3D_VENV to another place for the environment" >&2
+    exit 2
+  fi
   if command -v flock >/dev/null; then
     (
-      flock --nonblock 9 || { say "waiting for another script, which installs into $VENV"; flock 9; }
+      flock -n 9 || { say "waiting for another script, which installs into $VENV"; flock 9; }
       "$@"
     ) 9>"$VENV.lock"
     return
