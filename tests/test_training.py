@@ -157,6 +157,19 @@ def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+def test_two_runs_with_the_same_seed_give_the_same_weights(kth_sample, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = settings_for(kth_sample, folder)
+        trainer.train(config)
+        model = build_model(config)
+        load_weights(model, str(folder / "ck" / "3"), config)
+        found.append(weights_of(model))
+    assert_same_weights(*found)
+
+
 def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kth_sample, tmp_path, capsys):
     config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2, test_interval=2)
     trainer.train(config)
