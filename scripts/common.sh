@@ -7,8 +7,40 @@ VENV="${E3D_VENV:-$ROOT/.venv}"
 
 say() { printf '\n== %s\n' "$*"; }
 
-# ensure_environment: make the environment where it is missing.
-ensure_environment() {
+# one_at_a_time COMMAND...: run it while no other script makes the environment or installs into it.
+one_at_a_time() {
+  local folder
+  folder="$(dirname "$VENV")"
+  if ! mkdir -p "$folder" || [ ! -w "$folder" ]; then
+    if [ -x "$VENV/bin/python" ]; then  # one of an administrator's or of conda's: no lock can lie beside it
+      "$@"
+      return
+    fi
+    echo "$folder cannot be written; set E3D_VENV to another place for the environment" >&2
+    exit 2
+  fi
+  if command -v flock >/dev/null; then
+    (
+      flock -n 9 || { say "waiting for another script, which installs into $VENV"; flock 9; }
+      "$@"
+    ) 9>"$VENV.lock"
+    return
+  fi
+  # macOS has no flock; a folder is made by one script alone.
+  (
+    mkdir "$VENV.making" 2>/dev/null || {
+      say "waiting for another script, which installs into $VENV; if there is none, remove $VENV.making"
+      until mkdir "$VENV.making" 2>/dev/null; do sleep 1; done
+    }
+    trap 'rmdir "$VENV.making"' EXIT
+    "$@"
+  )
+}
+
+# ensure_environment: make the environment if it is missing.
+ensure_environment() { one_at_a_time make_environment; }
+
+make_environment() {
   local python="${PYTHON:-python3}"
   if [ ! -x "$VENV/bin/python" ]; then
     "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' || {
@@ -24,12 +56,21 @@ ensure_environment() {
   fi
 }
 
-# ensure_packages FILE...: make the environment where it is missing and install what the requirement files name.
-# A second call with the same files installs nothing and needs no network. Where Paddle's build for an accelerator is, the
-# one for CPUs, which would overwrite it, is left out.
+# ensure_packages FILE...: make the environment if it is missing and install what the requirement files name.
+# A second call with the same files installs nothing, writes nothing and needs no network. If Paddle's build for an
+# accelerator is there, the one for CPUs, which would overwrite it, is left out.
 ensure_packages() {
-  local file stamp
-  ensure_environment
+  local missing=()
+  list_missing "$@"
+  if [ ${#missing[@]} -gt 0 ]; then
+    one_at_a_time install_missing "$@"
+  fi
+}
+
+# list_missing FILE...: the files of which something is not installed, in the array `missing` of the caller.
+list_missing() {
+  local file
+  missing=()
   for file in "$@"; do
     case "$file" in
       requirements.txt | requirements/paddle-*.txt)
@@ -38,14 +79,22 @@ ensure_packages() {
         fi
         ;;
     esac
-    stamp="$VENV/.installed-${file##*/}"
-    if ! cat "$ROOT"/requirements/base.txt "$ROOT/$file" | cmp -s - "$stamp"; then
-      say "installing the packages of $file (a few minutes the first time)"
-      "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$file" || {
-        echo "pip could not install the packages of $file; see its message above" >&2
-        exit 2
-      }
-      cat "$ROOT"/requirements/base.txt "$ROOT/$file" > "$stamp"
+    if ! cat "$ROOT"/requirements/base.txt "$ROOT/$file" | cmp -s - "$VENV/.installed-${file##*/}"; then
+      missing+=("$file")
     fi
+  done
+}
+
+install_missing() {
+  local file missing=()
+  make_environment
+  list_missing "$@"  # another script may have installed them by now
+  for file in ${missing[@]+"${missing[@]}"}; do
+    say "installing the packages of $file (a few minutes the first time)"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$file" || {
+      echo "pip could not install the packages of $file; see its message above" >&2
+      exit 2
+    }
+    cat "$ROOT"/requirements/base.txt "$ROOT/$file" > "$VENV/.installed-${file##*/}"
   done
 }

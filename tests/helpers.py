@@ -70,16 +70,30 @@ def assert_same_checkpoint(first, second):
     assert one.state == two.state
 
 
-def stop_after(monkeypatch, iteration, number=signal.SIGTERM):
-    """Send this process a signal while it is in the given iteration."""
+def log_of(config):
+    return Path(config.save_dir, "train.log").read_text()
+
+
+def at_iteration(monkeypatch, actions):
+    """Run ``actions[n]()`` just before iteration n."""
     original = trainer.train_on_batch
 
-    def step(config, current, *arguments):
-        if current == iteration:
-            os.kill(os.getpid(), number)
-        return original(config, current, *arguments)
+    def step(config, iteration, *arguments):
+        actions.get(iteration, lambda: None)()
+        return original(config, iteration, *arguments)
 
     monkeypatch.setattr(trainer, "train_on_batch", step)
+
+
+def stop_after(monkeypatch, iteration, number=signal.SIGTERM):
+    """Send this process a signal while it is in the given iteration."""
+    at_iteration(monkeypatch, {iteration: lambda: os.kill(os.getpid(), number)})
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def write_video(path, frames=30, size=(48, 36), value=lambda number: 5 * number):

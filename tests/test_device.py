@@ -1,6 +1,7 @@
 """--device: what Paddle sees, and what is said where it does not see it; --allow_gpu_growth."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -70,9 +71,9 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(machine, seen,
     chosen = machine(**seen)
     with pytest.raises(UserError) as error:
         device.set_device(asked)
-    assert str(error.value).startswith(f"--device {asked}: this Paddle ({paddle.__version__}) sees {sees}; give one of")
-    assert ("install Paddle's build for" in str(error.value)) == (asked.split(":")[0] not in sees)
-    assert chosen == [] and "\n" not in str(error.value)
+    said = str(error.value)
+    assert said.startswith(f"--device {asked}: ") and f" {sees};" in said and "\n" not in said
+    assert ("install Paddle's build for" in said) == (asked.split(":")[0] not in sees) and chosen == []
 
 
 def test_the_build_for_gpus_without_a_card_is_not_told_to_install_it(machine, monkeypatch):
@@ -81,7 +82,7 @@ def test_the_build_for_gpus_without_a_card_is_not_told_to_install_it(machine, mo
     with pytest.raises(UserError) as error:
         device.set_device("gpu")
     assert "install" not in str(error.value) and "\n" not in str(error.value)
-    assert "see the driver (nvidia-smi), CUDA_VISIBLE_DEVICES and, in a container, --gpus all" in str(error.value)
+    assert all(word in str(error.value) for word in ("nvidia-smi", "CUDA_VISIBLE_DEVICES", "--gpus all"))
     assert device.set_device("auto") == "cpu" and chosen == ["cpu"]
 
 
@@ -105,67 +106,50 @@ PreconditionNotMetError: The third-party dynamic library (libcublas.so) that Pad
 """
 
 
-# As Paddle and NVIDIA's libraries word them.
+# As Paddle and NVIDIA's libraries word them, and what the user is told to look at.
 @pytest.mark.parametrize(
-    ("operator", "error", "expected"),
+    ("error", "told"),
     [
-        ("conv2d", RuntimeError(MISSING), ["a library of NVIDIA's is not found", "libcublas.so", "setup_gpu.sh"]),
+        (RuntimeError(MISSING), ["libcublas.so", "setup_gpu.sh"]),
+        (RuntimeError("(PreconditionNotMet) Cannot load cudnn shared library."), ["library", "setup_gpu.sh"]),
         (
-            "conv2d",
-            RuntimeError("(PreconditionNotMet) Cannot load cudnn shared library. Cannot invoke cudnnCreate."),
-            ["a library of NVIDIA's is not found", "setup_gpu.sh"],
-        ),
-        (
-            "conv2d",
             OSError(
                 "(External) CUDA error(209), no kernel image is available for execution on the device. \n  [Hint: "
                 "'cudaErrorNoKernelImageForDevice'. Please search online.] (at ../paddle/phi/a.cu:12)"
             ),
-            ["no machine code for the card", "CUDA error(209)", "setup_gpu.sh"],
+            ["no machine code", "CUDA error(209)", "setup_gpu.sh"],
         ),
-        ("layer_norm", RuntimeError("Unsupported GPU architecture"), ["no machine code for the card", "setup_gpu.sh"]),
-        (
-            "conv2d",
-            OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime."),
-            ["the driver is too old", "update the driver"],
-        ),
-        (
-            "conv2d",
-            MemoryError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 4.0MB memory"),
-            ["the card's memory is full", "nvidia-smi lists them"],
-        ),
-        (
-            "conv2d",
-            OSError("(External) CUDA error(46), all CUDA-capable devices are busy or unavailable."),
-            ["another program has the card", "another card"],
-        ),
-        ("conv2d", OSError("(External) CUDNN error(8), CUDNN_STATUS_EXECUTION_FAILED."), ["CUDNN_STATUS_EXECUTION_"]),
+        (RuntimeError("Unsupported GPU architecture"), ["no machine code", "setup_gpu.sh"]),
+        (OSError("(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime."), ["driver"]),
+        (MemoryError("ResourceExhaustedError: Out of memory error on GPU 0."), ["memory is full", "nvidia-smi"]),
+        (OSError("(External) CUDA error(46), all CUDA-capable devices are busy or unavailable."), ["another program"]),
+        (OSError("(External) CUDNN error(8), CUDNN_STATUS_EXECUTION_FAILED."), ["CUDNN_STATUS_EXECUTION_FAILED"]),
     ],
 )
-def test_a_gpu_that_does_not_compute_is_one_line_with_the_cause_and_the_cure(monkeypatch, operator, error, expected):
+def test_a_gpu_that_does_not_compute_is_one_line_with_the_cause_and_the_cure(monkeypatch, error, told):
     def fail(*arguments, **settings):
         raise error
 
-    monkeypatch.setattr(F, operator, fail)
+    monkeypatch.setattr(F, "conv2d", fail)
     with pytest.raises(UserError) as found:
         device.check_gpu("gpu:0")
     said = str(found.value)
-    assert said.startswith("--device gpu:0: Paddle ") and said.endswith("--device cpu computes without it")
-    assert "\n" not in said and all(text in said for text in expected), said
+    assert said.startswith("--device gpu:0: ") and "--device cpu" in said
+    assert "\n" not in said and all(text in said for text in told), said
 
 
 def test_a_gpu_that_gives_zeros_is_found_at_the_first_operator(monkeypatch):
     """So does Paddle 2.6 on a card that it was not built for, without an error."""
     monkeypatch.setattr(paddle, "ones", lambda shape: paddle.full(shape, -1.0))
     monkeypatch.setattr(F, "conv2d", None)  # not reached
-    with pytest.raises(UserError, match=r"no machine code for the card \(a sum gives 0 in place of 2\); bash scripts"):
+    with pytest.raises(UserError, match="no machine code.*setup_gpu.sh"):
         device.check_gpu("gpu:0")
 
 
 def test_a_gpu_without_cudnn_is_refused(monkeypatch):
     monkeypatch.setattr(paddle.version, "cudnn", lambda: "8.6.0")
     monkeypatch.setattr(paddle.device, "get_cudnn_version", lambda: None)
-    with pytest.raises(UserError, match=r"library of NVIDIA's is not found \(no libcudnn\); bash scripts/setup_gpu.sh"):
+    with pytest.raises(UserError, match="libcudnn.*setup_gpu.sh"):
         device.check_gpu("gpu:0")
 
 
@@ -176,7 +160,7 @@ def test_a_driver_that_is_too_old_is_said_though_paddle_sees_no_card(machine, mo
 
     machine(gpus=1)
     monkeypatch.setattr(paddle.device.cuda, "device_count", fail)
-    with pytest.raises(UserError, match="the driver is too old for this build .*; update the driver") as error:
+    with pytest.raises(UserError, match="driver is too old") as error:
         device.set_device(asked)
     assert "\n" not in str(error.value)
     assert device.set_device("cpu") == "cpu"
@@ -204,7 +188,7 @@ def test_a_gpu_multiplies_in_float32_and_is_exact_where_the_flag_asks_for_it(gpu
 
 def test_deterministic_and_a_search_for_the_fastest_algorithm_are_refused(gpu_switches):
     gpu_switches["FLAGS_cudnn_exhaustive_search"] = True
-    with pytest.raises(UserError, match="--deterministic True and FLAGS_cudnn_exhaustive_search=1: .*; unset the"):
+    with pytest.raises(UserError, match="--deterministic True .*FLAGS_cudnn_exhaustive_search=1"):
         device.set_gpu_arithmetic(deterministic=True)
     device.set_gpu_arithmetic(deterministic=False)
 
@@ -222,14 +206,42 @@ def test_paddles_build_for_gpus_has_these_switches(monkeypatch):
         paddle.set_flags(before[1])
 
 
-@pytest.mark.parametrize(("own", "expected"), [({}, str(usable_cores())), ({"OMP_NUM_THREADS": "1"}, "None")])
-@pytest.mark.parametrize("order", ["import paddle, src.errors", "import src.errors, paddle"])
-def test_the_process_is_prepared_whichever_of_paddle_and_src_is_imported_first(order, own, expected):
+CORES = usable_cores()
+LAUNCHED = {"PADDLE_LOCAL_SIZE": "2", "PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "0", "OMP_NUM_THREADS": "1"}
+
+
+def output_of(code, **variables):
+    """What a program prints whose environment has these variables alone of those that decide on threads."""
+    ours = re.compile("PADDLE_|FLAGS_|KMP_BLOCKTIME|.*NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, env={**kept, **variables}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, f"{CORES} None"),
+        ({"MKL_NUM_THREADS": "7"}, "7 None"),
+        ({"OMP_NUM_THREADS": "3"}, "None 3"),
+        (LAUNCHED, f"{max(1, CORES // 2)} 1"),  # ranks share the cores; the launcher's 1 is not the user's
+        ({**LAUNCHED, "MKL_NUM_THREADS": "3"}, "3 1"),
+        ({**LAUNCHED, "OMP_NUM_THREADS": "4"}, "None 4"),
+        ({**LAUNCHED, "PADDLE_LOCAL_SIZE": "1000"}, "1 1"),
+    ],
+)
+def test_threads_are_set_unless_the_user_has_set_them(variables, expected):
+    code = "import os, src; print(os.environ.get('MKL_NUM_THREADS'), os.environ.get('OMP_NUM_THREADS'))"
+    assert output_of(code, **variables) == expected
+
+
+def test_the_process_is_prepared_also_if_paddle_is_imported_first():
     """Paddle sets OMP_NUM_THREADS to 1 where it is not set; that 1 is not the user's."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    code = f"{order}, os; print(os.environ.get('MKL_NUM_THREADS'))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **own}, capture_output=True, text=True)
-    assert result.stdout.strip() == expected, result.stderr
+    code = "import paddle, src.errors, os; print(os.environ.get('MKL_NUM_THREADS'))"
+    assert output_of(code) == str(CORES)
+    assert output_of(code, OMP_NUM_THREADS="1") == "None"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +256,6 @@ def test_the_process_is_prepared_whichever_of_paddle_and_src_is_imported_first(o
     ],
 )
 def test_a_small_network_takes_one_thread_and_a_busy_machine_waits_asleep(own, few, busy, expected):
-    kept = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name and name != "KMP_BLOCKTIME"}
     code = (
         "import os, sys, types\nimport src\nfrom src.runtime import process_env\n"
         "set_to = [2]\nsys.modules['paddle.base'] = types.SimpleNamespace("
@@ -252,8 +263,7 @@ def test_a_small_network_takes_one_thread_and_a_busy_machine_waits_asleep(own, f
         f"process_env.cores_in_use = lambda: {1.0 if busy else 0.0}\n"
         f"process_env.fit_threads({1e6 if few else 1e10})\nprint(set_to[-1], os.environ.get('KMP_BLOCKTIME'))"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**kept, **own}, capture_output=True, text=True)
-    assert result.stdout.strip() == expected, result.stderr
+    assert output_of(code, **own) == expected
 
 
 def test_the_cores_in_use_are_counted():
@@ -272,16 +282,10 @@ def test_the_cores_in_use_are_counted():
     [
         (True, {}, "auto_growth"),
         (False, {}, "naive_best_fit"),
-        (False, {"FLAGS_allocator_strategy": "auto_growth"}, "auto_growth"),
-        (True, {"FLAGS_allocator_strategy": "naive_best_fit"}, "naive_best_fit"),
+        (True, {"FLAGS_allocator_strategy": "naive_best_fit"}, "naive_best_fit"),  # the user's
     ],
 )
 def test_paddle_gets_the_allocator_of_the_flag_unless_the_user_has_set_one(grow, own, expected):
-    """That it then takes nearly the whole card is Paddle's default: FLAGS_fraction_of_gpu_memory_to_use is 0.92."""
-    names = ["FLAGS_allocator_strategy", "FLAGS_fraction_of_gpu_memory_to_use"]
-    code = f"from src.runtime.process_env import set_gpu_allocator\nset_gpu_allocator({grow})\nimport paddle\n"
-    code += f"print(*paddle.get_flags({names}).values())"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGS_")}
-    result = subprocess.run([sys.executable, "-c", code], env={**environment, **own}, capture_output=True, text=True)
-    strategy, fraction = result.stdout.split()[-2:]
-    assert strategy == expected and float(fraction) == pytest.approx(0.92)
+    code = f"import os\nfrom src.runtime.process_env import set_gpu_allocator\nset_gpu_allocator({grow})\n"
+    assert output_of(code + "print(os.environ['FLAGS_allocator_strategy'])", **own) == expected
+    assert paddle.get_flags("FLAGS_allocator_strategy")  # Paddle has a flag of this name

@@ -13,14 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import paddle
-import psutil
 import pytest
 
 from scripts.make_sample_data import make_tree
@@ -30,28 +26,13 @@ from src.config import Config
 from src.data_provider.loader import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.runtime.signals import SIGNALS
 from src.step import prediction_loss
-from src.utils.weight_average import WeightAverage
-from tests.conftest import settings_for
-from tests.helpers import LONGEST_WAIT, ROOT
+from tests.conftest import assert_same_weights, settings_for
+from tests.helpers import LONGEST_WAIT, ROOT, at_iteration, flip_a_byte, log_of
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
-
-def log_of(config):
-    return (Path(config.save_dir) / "train.log").read_text()
-
-
-def at_iteration(monkeypatch, actions):
-    """Run actions[n]() just before iteration n."""
-    original = trainer.train_on_batch
-
-    def step(config, iteration, *arguments):
-        actions.get(iteration, lambda: None)()
-        return original(config, iteration, *arguments)
-
-    monkeypatch.setattr(trainer, "train_on_batch", step)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 # ---- SIGKILL
@@ -100,21 +81,12 @@ while killed < int(sys.argv[3]):
     newest = max(checkpoints(save_dir), default=0)
     assert newest >= reached, (newest, reached)
     reached = newest
-print(killed, reached)
+print(reached)
 """
+KILLS = 8
 
 
-def is_alive_with(process, argument):
-    try:
-        return argument in " ".join(process.cmdline())
-    except psutil.Error:  # a zombie, or gone
-        return False
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run_goes_on(
-    kth_sample, tmp_path, num_workers
-):
+def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run_goes_on(kth_sample, tmp_path):
     config = settings_for(
         kth_sample,
         tmp_path,
@@ -124,25 +96,16 @@ def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run
         optimizer="adam",
         resume="newest",
         keep_checkpoints=3,
-        num_workers=num_workers,
+        num_workers=2,
+        num_save_samples=0,
         test_max_clips=2,
     )
-    flags = repr(dataclasses.asdict(config))
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED_RUNS, str(ROOT), flags, "12"],
-        capture_output=True,
-        text=True,
-        timeout=2 * LONGEST_WAIT,
-    )
+    command = [sys.executable, "-c", KILLED_RUNS, str(ROOT), repr(dataclasses.asdict(config)), str(KILLS)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=2 * LONGEST_WAIT)
     assert result.returncode == 0, result.stderr
-    killed, reached = map(int, result.stdout.split())
-    assert killed == 12 and reached >= 6  # every other run was left alone until it had gone on
-    until = time.monotonic() + LONGEST_WAIT  # the system ends the reading processes soon, on a busy machine less so
-    while [process for process in psutil.process_iter() if is_alive_with(process, str(tmp_path))]:
-        assert time.monotonic() < until, "processes were left behind"
-        time.sleep(0.1)
-    last = dataclasses.replace(config, max_iterations=reached + 1)
-    trainer.train(last)
+    reached = int(result.stdout)
+    assert reached >= KILLS // 2  # every other run was left alone until it had gone on
+    trainer.train(dataclasses.replace(config, max_iterations=reached + 1))
     assert checkpoints(config.save_dir)[-1] == reached + 1
     assert f"going on from {config.save_dir}/{reached}" in log_of(config)
     assert not [name for name in os.listdir(config.save_dir) if "partial" in name or "previous" in name]
@@ -173,34 +136,6 @@ def no_file_above(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_snapshots_but_not_the_run(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
-    limit = contextlib.ExitStack()
-    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000)), 7: limit.close})
-    with limit:
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [2, 8]
-    log = log_of(config)
-    for iteration in (4, 6):
-        assert f"checkpoint {iteration} cannot be written (File too large)" in log
-    assert log.count("the training goes on") >= 2 and "iteration 8/8, loss " in log
-    assert not [name for name in os.listdir(config.save_dir) if "partial" in name]
-    load_weights(build_model(config), f"{config.save_dir}/8", config)
-
-
-def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_the_older_checkpoints(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2)
-    limit = contextlib.ExitStack()
-    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000))})
-    message = "--save_dir .*checkpoint 5 cannot be written .File too large.; make room"
-    with limit, pytest.raises(UserError, match=message):
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [2]
-    monkeypatch.undo()
-    trainer.train(dataclasses.replace(config, resume="newest"))
-    assert checkpoints(config.save_dir) == [2, 4, 5]
-
-
 @contextlib.contextmanager
 def permissions_that_count():
     """Root writes where it has no permission; without the capability to do so it is refused like any user."""
@@ -222,25 +157,44 @@ def permissions_that_count():
         libc.capset(header, before)
 
 
-def test_a_save_dir_that_becomes_read_only_for_a_while_costs_snapshots_but_not_the_run(
-    kth_sample, tmp_path, monkeypatch
-):
-    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
-    folders = [Path(config.save_dir), Path(config.gen_frm_dir)]
-    folders[1].mkdir()
-
-    def allow(mode):
+@contextlib.contextmanager
+def read_only(*folders):
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        yield
+    finally:
         for folder in folders:
-            folder.chmod(mode)
+            folder.chmod(0o755)
 
-    at_iteration(monkeypatch, {3: lambda: allow(0o555), 7: lambda: allow(0o755)})
-    with permissions_that_count():
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_disk_that_is_full_for_a_while_costs_snapshots_but_not_the_run(kth_sample, tmp_path, monkeypatch, how):
+    config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, test_interval=4)
+    (tmp_path / "results").mkdir()
+    hindrance = no_file_above(20000) if how == "full" else read_only(tmp_path / "ck", tmp_path / "results")
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(hindrance), 7: limit.close})
+    with permissions_that_count(), limit:
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2, 8]
     log = log_of(config)
-    assert "checkpoint 4 cannot be written (Permission denied)" in log
-    assert "results/4" in log and "iteration 8/8, loss " in log
-    assert [line for line in (tmp_path / "ck" / "metrics.csv").read_text().splitlines()[1:]]
+    assert all(f"checkpoint {iteration} cannot be written" in log for iteration in (4, 6))
+    assert "iteration 8/8, loss " in log
+    assert not [name for name in os.listdir(config.save_dir) if "partial" in name]
+    load_weights(build_model(config), f"{config.save_dir}/8", config)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_the_older_checkpoints(kth_sample, tmp_path, monkeypatch):
+    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2)
+    limit = contextlib.ExitStack()
+    at_iteration(monkeypatch, {3: lambda: limit.enter_context(no_file_above(20000))})
+    with limit, pytest.raises(UserError, match="--save_dir .*checkpoint 5 cannot be written"):
+        trainer.train(config)
+    assert checkpoints(config.save_dir) == [2]
+    monkeypatch.undo()
+    trainer.train(dataclasses.replace(config, resume="newest"))
+    assert checkpoints(config.save_dir) == [2, 4, 5]
 
 
 def test_a_best_checkpoint_that_could_not_be_written_leaves_its_place_to_the_next(kth_sample, tmp_path, monkeypatch):
@@ -250,7 +204,6 @@ def test_a_best_checkpoint_that_could_not_be_written_leaves_its_place_to_the_nex
     with limit:
         trainer.train(config)
     third = json.loads((tmp_path / "results" / "3" / "metrics.json").read_text())["model"]["psnr"]
-    assert "the best checkpoint cannot be written" in log_of(config)
     best = read_checkpoint("", f"{config.save_dir}/best").state["best"]
     assert best == read_checkpoint("", f"{config.save_dir}/3").state["best"] and best["psnr"] == third
 
@@ -291,29 +244,20 @@ def cut(path):
     os.truncate(path, os.path.getsize(path) // 2)
 
 
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [cut, flip_a_byte, os.remove])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("model.safetensors", flip_a_byte), ("optimizer.safetensors", os.remove), ("state.json", cut)],
+)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(kth_sample, tmp_path, damage, name):
-    if name == "state.json" and damage is flip_a_byte:
-        pytest.skip("a flipped bit may leave valid JSON: see the test below")
     config = settings_for(kth_sample, tmp_path, max_iterations=3, snapshot_interval=1, optimizer="adam")
     trainer.train(config)
     whole = read_checkpoint("", f"{config.save_dir}/3")
     damage(tmp_path / "ck" / "3" / name)
     trainer.train(dataclasses.replace(config, resume="newest"))
     log = log_of(config)
-    assert f"{config.save_dir}/3: {name} is " in log or f"{config.save_dir}/3: no {name} in it" in log
-    assert f"going on from {config.save_dir}/2" in log
+    assert re.search(f"{config.save_dir}/3: .*{name}", log) and f"going on from {config.save_dir}/2" in log
     assert sorted(os.listdir(config.save_dir))[:4] == ["1", "2", "3", "3.damaged-1"]
-    again = read_checkpoint("", f"{config.save_dir}/3")
-    for key, array in whole.weights.items():
-        np.testing.assert_array_equal(again.weights[key], array)
+    assert_same_weights(read_checkpoint("", f"{config.save_dir}/3").weights, whole.weights)
 
 
 def test_when_every_checkpoint_is_damaged_nothing_is_touched(kth_sample, tmp_path):
@@ -321,7 +265,7 @@ def test_when_every_checkpoint_is_damaged_nothing_is_touched(kth_sample, tmp_pat
     trainer.train(config)
     for iteration in (1, 2):
         cut(tmp_path / "ck" / str(iteration) / "model.safetensors")
-    with pytest.raises(UserError, match="--resume: no checkpoint in --save_dir .* is whole .tried .*ck/2, .*ck/1"):
+    with pytest.raises(UserError, match="--resume: .*ck/2, .*ck/1"):
         trainer.train(dataclasses.replace(config, resume="newest"))
     assert checkpoints(config.save_dir) == [1, 2]
 
@@ -353,7 +297,7 @@ def test_a_pickle_in_place_of_a_file_runs_no_code(kth_sample, tmp_path, name):
         (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match=f"{name} is damaged"):
         read_checkpoint("--resume", str(folder))
-    with pytest.raises(UserError, match="no checkpoint in --save_dir .* is whole"):
+    with pytest.raises(UserError, match="--save_dir"):
         trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2))
     if name != "optimizer.safetensors":  # weights alone are read from these two
         with pytest.raises(UserError, match=f"{name} is damaged"):
@@ -364,31 +308,8 @@ def test_a_pickle_in_place_of_a_file_runs_no_code(kth_sample, tmp_path, name):
 # ---- errors that are no user's mistake
 
 
-def fail_in_iteration_4(monkeypatch, where):
-    """An error of iteration 4, in its backward pass, or when some of its weights have been changed."""
-
-    def fail():
-        raise MemoryError("Fail to alloc memory of 1 size")
-
-    if where == "gradients":
-        at_iteration(monkeypatch, {4: fail})
-        return
-    build, calls = trainer.build_optimizer, []
-
-    def build_failing(config, schedule, parameters):
-        optimizer = build(config, schedule, parameters)
-        step = optimizer.step
-
-        def half_a_step():
-            step()
-            calls.append(1)
-            if len(calls) == (7 if config.reverse_input else 4):
-                raise RuntimeError("an error of a kernel")
-
-        monkeypatch.setattr(optimizer, "step", half_a_step)
-        return optimizer
-
-    monkeypatch.setattr(trainer, "build_optimizer", build_failing)
+def out_of_memory(*arguments):
+    raise MemoryError("Fail to alloc memory of 1 size")
 
 
 def test_an_error_of_any_kind_leaves_a_checkpoint_of_the_last_whole_iteration(kth_sample, tmp_path, monkeypatch):
@@ -397,14 +318,13 @@ def test_an_error_of_any_kind_leaves_a_checkpoint_of_the_last_whole_iteration(kt
     trainer.train(undisturbed)
     (tmp_path / "other").mkdir()
     config = settings_for(kth_sample, tmp_path / "other", max_iterations=8, **settings)
-    fail_in_iteration_4(monkeypatch, "gradients")
+    at_iteration(monkeypatch, {4: out_of_memory})
     with pytest.raises(MemoryError, match="Fail to alloc"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [3]
     one, two = (read_checkpoint("", f"{folder}/3") for folder in (undisturbed.save_dir, config.save_dir))
     for expected, found in (one.weights, two.weights), (one.optimizer, two.optimizer), (one.average, two.average):
-        for name, array in expected.items():
-            np.testing.assert_array_equal(array, found[name], err_msg=name)
+        assert_same_weights(expected, found)
     assert one.state["loss_scale"] == two.state["loss_scale"]
 
 
@@ -413,33 +333,37 @@ def test_an_error_in_the_update_of_the_weights_saves_no_half_changed_ones(
     kth_sample, tmp_path, monkeypatch, reverse_input
 ):
     config = settings_for(kth_sample, tmp_path, max_iterations=8, snapshot_interval=2, reverse_input=reverse_input)
-    fail_in_iteration_4(monkeypatch, "update")
+    step, calls = paddle.optimizer.SGD.step, []
+
+    def fail_in_iteration_4(optimizer):
+        step(optimizer)
+        calls.append(1)
+        if len(calls) == (7 if reverse_input else 4):
+            raise RuntimeError("an error of a kernel")
+
+    monkeypatch.setattr(paddle.optimizer.SGD, "step", fail_in_iteration_4)
     with pytest.raises(RuntimeError, match="an error of a kernel"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2]
-    assert "no checkpoint of iteration 3: the error came while weights were changed" in log_of(config)
+    assert "no checkpoint of iteration 3" in log_of(config)
 
 
 def test_an_average_that_is_in_the_place_of_the_weights_is_not_saved_for_them(kth_sample, tmp_path, monkeypatch):
     config = settings_for(kth_sample, tmp_path, max_iterations=8, test_interval=2, ema=0.9)
-    give, calls = WeightAverage._give, []
 
-    def fail_to_give_back(average, weights):
-        calls.append(1)
-        if len(calls) == 2:
-            raise MemoryError
-        give(average, weights)
+    def fail_to_give_back(*arguments):
+        monkeypatch.setattr(paddle.Tensor, "set_value", out_of_memory)
 
-    monkeypatch.setattr(WeightAverage, "_give", fail_to_give_back)
+    monkeypatch.setattr("src.trainer.evaluate", fail_to_give_back)
     with pytest.raises(MemoryError):
         trainer.train(config)
     assert checkpoints(config.save_dir) == []
-    assert "no checkpoint of iteration 2: the error came while weights were changed" in log_of(config)
+    assert "no checkpoint of iteration 2" in log_of(config)
 
 
 def test_a_checkpoint_that_cannot_be_written_after_an_error_does_not_hide_it(kth_sample, tmp_path, monkeypatch):
     config = settings_for(kth_sample, tmp_path, max_iterations=8)
-    fail_in_iteration_4(monkeypatch, "gradients")
+    at_iteration(monkeypatch, {4: out_of_memory})
     with no_file_above(20000), pytest.raises(MemoryError, match="Fail to alloc"):
         trainer.train(config)
     assert "no checkpoint of iteration 3: --save_dir" in log_of(config)
@@ -471,7 +395,11 @@ def test_out_of_memory_is_one_line_with_what_to_lower(kth_sample, tmp_path):
     ]
     arguments = [[f"--{name}={value}" for name, value in {**small, **case}.items()] for case, _ in cases]
     result = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, repr(arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", OUT_OF_MEMORY, repr(arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_WAIT,
     )
     lines = result.stderr.splitlines(keepends=True)
     assert len(lines) == len(cases) and result.stdout.split("\n").count("2") == len(cases), result.stderr
@@ -483,13 +411,12 @@ def test_out_of_memory_is_one_line_with_what_to_lower(kth_sample, tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_memory_that_is_short_where_clips_are_read_is_no_other_error(num_workers):
     class Clips(paddle.io.Dataset):
+        __getitem__ = out_of_memory
+
         def __len__(self):
             return 1
 
-        def __getitem__(self, index):
-            raise MemoryError("Unable to allocate 1.00 TiB")
-
-    with pytest.raises(MemoryError, match="Unable to allocate"):
+    with pytest.raises(MemoryError, match="Fail to alloc"):
         next(test_batches(Config(num_workers=num_workers), Clips()))
 
 
@@ -535,12 +462,11 @@ def data(tmp_path):
 
 
 def spoil(path, how):
-    time.sleep(0.02)  # the file system's clock ticks every few milliseconds
+    time.sleep(0.02)  # the file system's clock ticks every few milliseconds; a change is noticed by it
     path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:200])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("how", ["gone", "broken"])
+@pytest.mark.parametrize(("how", "num_workers"), [("gone", 2), ("broken", 0)])
 def test_an_image_lost_during_a_run_is_told_once_and_another_clip_takes_its_place(
     data, tmp_path, monkeypatch, how, num_workers
 ):
@@ -549,7 +475,7 @@ def test_an_image_lost_during_a_run_is_told_once_and_another_clip_takes_its_plac
     at_iteration(monkeypatch, {2: lambda: spoil(image, how)})
     trainer.train(config)
     log = log_of(config)
-    assert log.count(f"lost: {image}: cannot be read") == 1 and "another clip takes its place" in log
+    assert log.count(f"lost: {image}") == 1
     assert checkpoints(config.save_dir) == [20] and "iteration 20/20, loss " in log
 
 
@@ -558,7 +484,7 @@ def test_a_test_whose_image_is_lost_is_left_out_and_the_training_goes_on(data, t
     image = next(data.glob("boxing/person17*/image_0015.jpg"))
     at_iteration(monkeypatch, {3: lambda: spoil(image, "gone")})
     trainer.train(config)
-    assert "no test after iteration 4, as every one of its clips is needed:" in log_of(config)
+    assert "no test after iteration 4" in log_of(config)
     assert checkpoints(config.save_dir) == [5]
     assert (tmp_path / "results" / "2" / "metrics.json").exists()
     assert not (tmp_path / "results" / "4" / "metrics.json").exists()
@@ -573,147 +499,27 @@ def test_a_data_set_that_is_gone_ends_the_run_with_a_checkpoint(data, tmp_path, 
     assert len(checkpoints(config.save_dir)) == 1
 
 
-def workers():
-    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_same(kth_sample, tmp_path, monkeypatch):
-    undisturbed = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
-    trainer.train(undisturbed)
-    (tmp_path / "other").mkdir()
-    config = settings_for(kth_sample, tmp_path / "other", max_iterations=12, num_workers=2)
-    before = set(workers())
-    at_iteration(monkeypatch, {3: lambda: (set(workers()) - before).pop().kill()})
-    trainer.train(config)
-    assert "a process that reads frames was killed; starting it again" in log_of(config)
-    one, two = (read_checkpoint("", f"{folder}/12") for folder in (undisturbed.save_dir, config.save_dir))
-    for name, array in one.weights.items():
-        np.testing.assert_array_equal(array, two.weights[name])
-
-
-def test_reading_processes_leave_the_signals_of_a_terminal_or_a_launcher_to_the_main_one(
-    kth_sample, tmp_path, monkeypatch
-):
-    config = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
-    seen = []
-
-    def send():
-        seen.append(workers())
-        for worker in seen[0] * 3:
-            for number in SIGNALS:
-                worker.send_signal(number)
-
-    at_iteration(monkeypatch, {3: send, 12: lambda: seen.append(workers())})
-    trainer.train(config)
-    assert len(seen[0]) == 2 and seen[0] == seen[1] and "was killed" not in log_of(config)
-
-
-@pytest.mark.parametrize("batches_read", [1, 8])
-def test_the_processes_that_read_end_with_the_reading(batches_read, caplog):
-    """Early, as at a signal and after the last iteration of a training, or after the last batch."""
-
-    class Clips(paddle.io.Dataset):
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            return np.full([6, 16, 16, 1], index, np.float32)
-
-    for _ in range(20):
-        batches = test_batches(Config(num_workers=2, batch_size=1), Clips())
-        assert [next(batches).numpy().max() for _ in range(batches_read)] == list(range(batches_read))
-        assert len(workers()) == 2
-        batches.close()
-        assert not workers()
-    assert not caplog.messages
-
-
-def test_the_thread_that_reads_ends_with_the_reading():
-    class Clips(paddle.io.Dataset):
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            time.sleep(0.1)
-            return np.zeros([6, 16, 16, 1], np.float32)
-
-    before = set(threading.enumerate())
-    batches = test_batches(Config(num_workers=0, batch_size=1), Clips())
-    next(batches)
-    (reading,) = set(threading.enumerate()) - before
-    batches.close()
-    assert not reading.is_alive()
-
-
-def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
-    code = (
-        "import src, numpy as np, paddle, psutil\n"
-        "from src.config import Config\n"
-        "from src.data_provider.loader import test_batches\n"
-        "class Clips(paddle.io.Dataset):\n"
-        "    def __len__(self): return 8\n"
-        "    def __getitem__(self, index): return np.zeros([6, 16, 16, 1], np.float32)\n"
-        "batches = test_batches(Config(num_workers=2, batch_size=1), Clips())\n"
-        "next(batches)\n"
-        "print(*(child.pid for child in psutil.Process().children()))"
-    )
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_WAIT)
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    pids = [int(pid) for pid in result.stdout.split()]
-    assert len(pids) == 2
-    until = time.monotonic() + LONGEST_WAIT  # the system ends them soon, on a busy machine less so
-    while any(psutil.pid_exists(pid) for pid in pids):
-        assert time.monotonic() < until, "processes were left behind"
-        time.sleep(0.05)
-
-
-def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
-    config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
-    monkeypatch.setattr("src.data_provider.loader._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9))
-    with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
-        trainer.train(config)
-
-
 # ---- numbers
 
 
 @pytest.mark.parametrize("where", ["loss", "weights"])
 def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(kth_sample, tmp_path, monkeypatch, where):
     config = settings_for(kth_sample, tmp_path, max_iterations=9, snapshot_interval=2)
-    original = prediction_loss
-    if where == "loss":
-        calls = []
+    step = trainer.train_on_batch
 
-        def loss(predictions, patches, l1_weight):
-            calls.append(1)
-            return original(predictions, patches, l1_weight) * (float("nan") if len(calls) == 6 else 1.0)
+    def ruining_step(config, iteration, model, *arguments):
+        if iteration == 6 and where == "loss":
+            model.decoder.bias.set_value(model.decoder.bias * float("nan"))
+        loss = step(config, iteration, model, *arguments)
+        if iteration == 6:
+            model.decoder.bias.set_value(model.decoder.bias * float("inf"))
+        return loss
 
-        monkeypatch.setattr("src.step.prediction_loss", loss)
-        found = "the loss of iteration 6 is nan"
-    else:
-        step = trainer.train_on_batch
-
-        def ruining_step(config, iteration, model, *arguments):
-            loss = step(config, iteration, model, *arguments)
-            if iteration == 6:
-                model.decoder.bias.set_value(model.decoder.bias * float("inf"))
-            return loss
-
-        monkeypatch.setattr(trainer, "train_on_batch", ruining_step)
-        found = "after iteration 6 decoder.bias is not finite"
-    with pytest.raises(UserError, match=f"({found}).*go on from .*ck/4 with --resume"):
+    monkeypatch.setattr(trainer, "train_on_batch", ruining_step)
+    found = "the loss of iteration 6 is nan" if where == "loss" else "after iteration 6 decoder.bias is not finite"
+    with pytest.raises(UserError, match=f"--lr .*{found}.*ck/4 with --resume"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2, 4]
     monkeypatch.undo()
     trainer.train(dataclasses.replace(config, resume="newest", lr=1e-4, max_iterations=6))
     assert checkpoints(config.save_dir) == [2, 4, 6]
-
-
-def test_the_limit_on_file_size_is_the_kernels():
-    with tempfile.NamedTemporaryFile() as file, no_file_above(1000), pytest.raises(OSError):
-        file.write(b"x" * 5000)
-        file.flush()
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(b"x" * 5000)
-        file.flush()

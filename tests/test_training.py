@@ -9,11 +9,13 @@ import pty
 import re
 import struct
 import termios
+from pathlib import Path
 
 import cv2
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import load_file
 
 from scripts.make_sample_data import make_tree
 from src import evaluator, trainer
@@ -24,12 +26,24 @@ from src.data_provider.loader import test_batches, train_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.reports.forecast_report import FrameMetrics, table, write_pictures
-from src.reports.own_folder import MARK
 from src.reports.training_report import Progress, TrainingReport
 from src.step import predict, prediction_loss, train_on_batch
 from src.utils.metrics import BASELINES, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
+from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.scheduled_sampling import no_true_frames, sampling_eta, sampling_flags
 from tests.conftest import assert_same_weights, load_golden, settings_for, sgd, weights_of
+from tests.helpers import log_of, losses_of
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def metrics_of(tmp_path, name):
+    return json.loads((tmp_path / "results" / name / "metrics.json").read_text())
+
+
+def state_of(tmp_path, iteration):
+    return json.loads((tmp_path / "ck" / str(iteration) / "state.json").read_text())
+
 
 # ---- scheduled sampling
 
@@ -60,8 +74,7 @@ def test_flags_are_1_with_probability_eta_and_depend_on_seed_and_iteration_alone
 # ---- data order
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (2, 2), (5, 0), (100, 2)])
 def test_every_clip_is_tested_exactly_once_in_order(kth_sample, tmp_path, batch_size, num_workers):
     config = settings_for(kth_sample, tmp_path, batch_size=batch_size, num_workers=num_workers)
     dataset = build_dataset(config, "test")
@@ -69,7 +82,7 @@ def test_every_clip_is_tested_exactly_once_in_order(kth_sample, tmp_path, batch_
     np.testing.assert_array_equal(served, np.stack([dataset[index] for index in range(len(dataset))]))
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 100])
+@pytest.mark.parametrize("batch_size", [3, 40])
 def test_training_takes_every_clip_once_an_epoch_and_full_batches(kth_sample, tmp_path, batch_size):
     config = settings_for(kth_sample, tmp_path, batch_size=batch_size, max_iterations=9)
     dataset = build_dataset(config, "train")
@@ -78,9 +91,9 @@ def test_training_takes_every_clip_once_an_epoch_and_full_batches(kth_sample, tm
     assert len(batches) == 9 and all(len(batch) == batch_size for batch in batches)
     stream = np.concatenate(batches).reshape([9 * batch_size, -1])
     indices = [int(np.flatnonzero((rows == row).all(axis=1))[0]) for row in stream]
-    orders = [indices[start : start + len(dataset)] for start in range(0, len(indices), len(dataset))]
-    assert all(sorted(order) == list(range(len(dataset))) for order in orders if len(order) == len(dataset))
-    assert orders[0] != sorted(orders[0])
+    epochs = [indices[start : start + len(dataset)] for start in range(0, len(indices), len(dataset))]
+    assert all(sorted(epoch) == list(range(len(dataset))) for epoch in epochs[:-1]) and len(epochs) > 1
+    assert epochs[0] != sorted(epochs[0])
 
 
 def test_the_data_order_can_start_at_any_iteration_and_follows_the_seed(kth_sample, tmp_path):
@@ -126,14 +139,12 @@ def test_reverse_input_is_a_second_step_on_the_clip_played_backwards(kth_sample,
 def test_sgd_decays_weights_by_coupled_l2(kth_sample, tmp_path):
     changes = []
     for decay in (0.0, 0.5):
-        config = settings_for(kth_sample, tmp_path, weight_decay=decay, max_iterations=1, lr=0.01)
+        config = settings_for(kth_sample, tmp_path, weight_decay=decay, lr=0.01)
         paddle.seed(config.seed)
-        before = weights_of(build_model(config))
-        folder = tmp_path / str(decay)
-        folder.mkdir()
-        trainer.train(dataclasses.replace(config, save_dir=str(folder)))
         model = build_model(config)
-        load_weights(model, str(folder / "1"), config)
+        before = weights_of(model)
+        optimizer = build_optimizer(config, build_schedule(config), model.parameters())
+        train_on_batch(config, 1, model, optimizer, next(train_batches(config, build_dataset(config, "train"))))
         changes.append({name: array - before[name] for name, array in weights_of(model).items()})
     for name, plain in changes[0].items():
         np.testing.assert_allclose(changes[1][name] - plain, -0.01 * 0.5 * before[name], rtol=1e-3, atol=1e-6)
@@ -141,12 +152,9 @@ def test_sgd_decays_weights_by_coupled_l2(kth_sample, tmp_path):
 
 @pytest.mark.device
 def test_training_lowers_the_loss_on_the_sample_data(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=40, num_hidden="8,8", lr=5e-3, scheduled_sampling=False)
-    paddle.seed(config.seed)
-    model = build_model(config)
-    optimizer = sgd(model, config.lr)
-    batches = train_batches(config, build_dataset(config, "train"))
-    losses = [train_on_batch(config, i, model, optimizer, batch).value for i, batch in enumerate(batches, start=1)]
+    config = settings_for(kth_sample, tmp_path, max_iterations=30, lr=1e-2, scheduled_sampling=False)
+    trainer.train(config)
+    losses = [float(row["loss"]) for row in losses_of(config)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
@@ -165,18 +173,20 @@ def test_two_runs_with_the_same_seed_give_the_same_weights(kth_sample, tmp_path)
 
 
 def test_a_run_writes_snapshots_tests_and_a_log_and_refuses_to_overwrite_them(kth_sample, tmp_path, capsys):
-    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2, test_interval=4)
+    config = settings_for(kth_sample, tmp_path, max_iterations=5, snapshot_interval=2, test_interval=2)
     trainer.train(config)
-    assert checkpoints(config.save_dir) == [2, 4, 5]
-    assert json.loads((tmp_path / "results" / "4" / "metrics.json").read_text())["iteration"] == 4
-    assert json.loads((tmp_path / "ck" / "5" / "state.json").read_text())["best"]["iteration"] == 4
-    log = (tmp_path / "ck" / "train.log").read_text()
+    records = ["best", "config.json", "curves.png", "losses.csv", "metrics.csv", "train.log"]
+    assert sorted(os.listdir(tmp_path / "ck")) == ["2", "4", "5", *records]
+    psnr = [metrics_of(tmp_path, str(iteration))["model"]["psnr"] for iteration in (2, 4)]
+    assert metrics_of(tmp_path, "4")["iteration"] == 4
+    # The best test so far is in the checkpoint of its own iteration.
+    assert [state_of(tmp_path, i)["best"]["psnr"] for i in (2, 4, 5)] == [psnr[0], max(psnr), max(psnr)]
     printed = capsys.readouterr().out
-    for iteration in range(1, 6):
-        assert f"iteration {iteration}/5, loss " in log and f"iteration {iteration}/5, loss " in printed
-    for part in ("lr 0.001", "sampling 0.9999", "s/it", "frames/s", "left 0:00:0"):
-        assert part in log
-    with pytest.raises(UserError, match=r"--save_dir .*already holds checkpoints of a run \(the newest: 5\)"):
+    for text in (log_of(config), printed):
+        assert all(f"iteration {iteration}/5, loss " in text for iteration in range(1, 6))
+    for part in ("lr 0.001", "sampling 0.9999", "s/it", "frames/s", "left 0:0"):
+        assert part in printed
+    with pytest.raises(UserError, match=r"--save_dir .*5"):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [2, 4, 5]
 
@@ -203,82 +213,46 @@ def test_the_bar_of_a_long_run_shows_time_left_loss_and_rate_on_the_columns_ther
 
 
 @pytest.mark.parametrize(
-    ("seconds", "clips", "advice"),
+    ("seconds", "clips", "iterations", "advice"),
     [
-        (350, 4000, "tests of 4000 clips will take 41 % of the run; --test_max_clips 200 makes it 3 %"),
-        (350, 60, "tests of 60 clips will take 41 % of the run; --test_interval 5000 makes it 7 %"),
-        (50, 4000, None),  # a tenth of the run
+        (350, 4000, 10, "--test_max_clips 200"),
+        (350, 60, 10, "--test_interval 5000"),
+        (50, 4000, 10, ""),  # a tenth of the run
+        (10, 4000, 1, ""),  # soon over, though nearly all of the run
     ],
 )
-def test_a_training_whose_tests_take_long_says_so_once(tmp_path, caplog, seconds, clips, advice):
+def test_a_training_whose_tests_take_long_says_so_once(tmp_path, caplog, seconds, clips, iterations, advice):
     caplog.set_level("INFO", "e3d_lstm")
-    report = TrainingReport(Config(save_dir=tmp_path, max_iterations=2000, test_interval=500), 0, 0, "cpu")
+    config = Config(save_dir=tmp_path, max_iterations=200 * iterations, test_interval=50 * iterations)
+    report = TrainingReport(config, 0, 0, "cpu")
     for number in range(3):
-        for iteration in range(10):
-            report.step(iteration + 1, 1.0, 1e-3, 1.0, None, 100.0 if iteration == 0 else 1.0)  # the first is slow
-        report.advise_on_tests(500 * (number + 1), clips, seconds)
+        for iteration in range(iterations):
+            seconds_taken = 100.0 if iteration == 0 and iterations > 1 else 0.1 * iterations  # the first is slow
+            report.step(iteration + 1, 1.0, 1e-3, 1.0, None, seconds_taken)
+        report.advise_on_tests(config.test_interval * (number + 1), clips, seconds)
     report.close()
-    assert caplog.messages == ([advice] if advice else [])
-
-
-def test_tests_that_are_soon_over_are_no_matter_for_advice(tmp_path, caplog):
-    caplog.set_level("INFO", "e3d_lstm")
-    report = TrainingReport(Config(save_dir=tmp_path, max_iterations=20, test_interval=5), 0, 0, "cpu")
-    report.step(1, 1.0, 1e-3, 1.0, None, 0.1)
-    report.advise_on_tests(5, 4000, 10.0)
-    report.close()
-    assert caplog.messages == []
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(kth_sample, tmp_path):
-    """The rate is so high that the weights grow at every step; the first ones are still finite."""
-    config = settings_for(kth_sample, tmp_path, max_iterations=200, snapshot_interval=1, lr=1e8, weight_decay=1.0)
-    message = r"--lr 1e\+08: .*iteration \d+.*lower the rate and go on from .*ck/\d+ with --resume"
-    with pytest.raises(UserError, match=message):
-        trainer.train(config)
-    assert checkpoints(config.save_dir)
-    for iteration in checkpoints(config.save_dir):
-        model = build_model(config)
-        load_weights(model, str(tmp_path / "ck" / str(iteration)), config)
-        assert all(np.isfinite(array).all() for array in weights_of(model).values())
+    assert len(caplog.messages) == bool(advice) and advice in "".join(caplog.messages)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_picture_that_breaks_during_a_run_ends_it_with_a_checkpoint_and_its_name(tmp_path, num_workers):
-    make_tree(tmp_path / "data", ["01", "17"], ["boxing"], frames=60, size=(32, 32), seed=0, scenarios=1)
-    broken = next((tmp_path / "data" / "boxing").glob("person01*")) / "image_0030.jpg"
-    config = settings_for(
-        tmp_path / "data", tmp_path, batch_size=1, max_iterations=30, num_workers=num_workers, snapshot_interval=1000
-    )
-    broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(UserError, match="image_0030.jpg: cannot be read"):
-        trainer.train(config)
-    (iteration,) = checkpoints(config.save_dir)
-    assert f"iteration {iteration}/30" in (tmp_path / "ck" / "train.log").read_text()
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_broken_picture_in_the_test_set_loses_no_iteration(kth_sample, tmp_path, num_workers):
-    test_root = tmp_path / "data"
-    make_tree(test_root, ["17"], ["boxing"], frames=6, size=(32, 32), seed=0, scenarios=1)
-    next(test_root.rglob("image_0002.jpg")).write_bytes(b"broken")
-    config = settings_for(
-        kth_sample, tmp_path, valid_data_paths=test_root, max_iterations=9, test_interval=4, num_workers=num_workers
-    )
-    with pytest.raises(UserError, match="image_0002.jpg: not a picture"):
-        trainer.train(config)
-    assert checkpoints(config.save_dir) == [4]
-
-
-def test_the_best_test_so_far_is_in_the_checkpoint_of_its_own_iteration(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=3, snapshot_interval=1, test_interval=1)
-    trainer.train(config)
-    tests = [json.loads((tmp_path / "results" / str(i) / "metrics.json").read_text())["model"] for i in (1, 2, 3)]
-    for iteration in (1, 2, 3):
-        state = json.loads((tmp_path / "ck" / str(iteration) / "state.json").read_text())
-        assert state["best"]["psnr"] == max(figures["psnr"] for figures in tests[:iteration])
-    records = ["best", "config.json", "curves.png", "losses.csv", "metrics.csv", "train.log"]
-    assert sorted(os.listdir(tmp_path / "ck")) == ["1", "2", "3", *records]
+def test_a_broken_picture_ends_a_run_with_its_name_and_a_checkpoint_of_every_iteration_before(tmp_path, num_workers):
+    """One of the training's clips; then one of the test's, which is read after iteration 4."""
+    for person, frames in (("01", 60), ("17", 6)):
+        make_tree(tmp_path / "data", [person], ["boxing"], frames=frames, size=(32, 32), seed=0, scenarios=1)
+    settings = {"batch_size": 1, "max_iterations": 30, "num_workers": num_workers, "snapshot_interval": 1000}
+    for person, name in (("person01", "image_0030.jpg"), ("person17", "image_0002.jpg")):
+        folder = tmp_path / person
+        folder.mkdir()
+        config = settings_for(tmp_path / "data", folder, test_interval=4 if person == "person17" else 1000, **settings)
+        (broken,) = (tmp_path / "data").glob(f"boxing/{person}*/{name}")
+        whole = broken.read_bytes()
+        broken.write_bytes(whole[:200])
+        with pytest.raises(UserError, match=name):
+            trainer.train(config)
+        broken.write_bytes(whole)
+        (iteration,) = checkpoints(config.save_dir)
+        assert f"iteration {iteration}/30" in log_of(config) and f"iteration {iteration + 1}/30" not in log_of(config)
+    assert iteration == 4
 
 
 # ---- testing
@@ -347,21 +321,8 @@ def test_the_table_has_at_most_100_characters_and_aligned_columns():
     }
     lines = table({"input_length": 10, **who, "actions": {"handclapping": who, "walking": who}}).splitlines()
     assert {len(line) for line in lines} == {100}
-    assert lines[-1].replace("|", " ").split() == [
-        "walking",
-        "inf",
-        "9.12",
-        "100.46",
-        "1.0000",
-        "-0.010",
-        "0.5000",
-        "0.00",
-        "49152",
-        "1234.6",
-        "0.00",
-        "16384",
-        "1000.0",
-    ]
+    cells = "walking inf 9.12 100.46 1.0000 -0.010 0.5000 0.00 49152 1234.6 0.00 16384 1000.0"
+    assert lines[-1].replace("|", " ").split() == cells.split()
     assert {len(line) for line in table({"input_length": 10, **who}).splitlines()} == {93}
 
 
@@ -377,28 +338,25 @@ def test_pictures_are_the_first_clip_of_each_batch_with_frame_numbers(kth_sample
     dataset = build_dataset(config, "test")
     evaluator.evaluate(config, build_model(config), dataset, "7", 7)
     folder = tmp_path / "results" / "7"
-    found = sorted(path.name for path in folder.iterdir() if path.name != MARK)
+    found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     assert found == ["1", "2", "metrics.json", "per_frame.png", "report.html"]
     names = ["gt01.png", "gt02.png", "gt03.png", "gt04.png", "gt05.png", "gt06.png", "pd04.png", "pd05.png", "pd06.png"]
     for number in (1, 2):
         assert sorted(os.listdir(folder / str(number))) == ["forecast.gif", *names, "sheet.png"]
-        true = dataset[2 * (number - 1)]
-        for step in range(6):
-            picture = cv2.imread(str(folder / str(number) / names[step]), cv2.IMREAD_UNCHANGED)
-            np.testing.assert_array_equal(picture, to_uint8(true[step, :, :, 0]))
+        for name, frame in zip(names, dataset[2 * (number - 1)]):
+            picture = cv2.imread(str(folder / str(number) / name), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(picture, to_uint8(frame[:, :, 0]))
 
 
 def test_pictures_of_an_earlier_test_are_removed_and_other_files_stay(kth_sample, tmp_path):
     folder = tmp_path / "results" / "7"
-    for batch in ("1", "9", "mine"):
-        (folder / batch).mkdir(parents=True)
-        (folder / batch / "gt99.png").write_bytes(b"old")
-    (folder / "9" / "notes.txt").write_text("mine")
-    (folder / MARK).write_text("test\n")
-    config = settings_for(kth_sample, tmp_path, batch_size=100)
-    evaluator.evaluate(config, build_model(config), build_dataset(config, "test"), "7", 7)
-    assert sorted(os.listdir(folder / "9")) == ["notes.txt"] and os.listdir(folder / "mine") == ["gt99.png"]
-    assert "gt99.png" not in os.listdir(folder / "1") and "gt01.png" in os.listdir(folder / "1")
+    config = settings_for(kth_sample, tmp_path, batch_size=2, num_save_samples=3)
+    dataset, model = build_dataset(config, "test"), build_model(config)
+    evaluator.evaluate(config, model, dataset, "7", 7)
+    (folder / "3" / "notes.txt").write_text("mine")
+    evaluator.evaluate(dataclasses.replace(config, batch_size=100), model, dataset, "7", 7)
+    assert os.listdir(folder / "3") == ["notes.txt"] and not (folder / "2").exists()
+    assert "gt01.png" in os.listdir(folder / "1")
 
 
 def test_colour_pictures_keep_their_colours(tmp_path):
@@ -412,9 +370,9 @@ def test_predictions_that_are_not_finite_end_a_test_and_give_no_figures(kth_samp
     config = settings_for(kth_sample, tmp_path, is_training=False, pretrained_model="broken")
     model = build_model(config)
     model.decoder.bias.set_value(paddle.full_like(model.decoder.bias, math.nan))
-    with pytest.raises(UserError, match="--pretrained_model broken: predictions of test batch 1 are not finite"):
+    with pytest.raises(UserError, match="--pretrained_model broken: .*not finite"):
         evaluator.evaluate(config, model, build_dataset(config, "test"), "7", 7)
-    assert os.listdir(tmp_path / "results" / "7") == [MARK]
+    assert not (tmp_path / "results" / "7" / "metrics.json").exists()
 
 
 def test_figures_of_the_table_are_those_of_the_official_test_loop():
@@ -439,18 +397,16 @@ def test_a_perfect_forecast_has_no_psnr_to_average_and_is_counted():
 
 @pytest.mark.device
 def test_testing_a_checkpoint_gives_the_figures_of_the_test_inside_training(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=2, test_interval=2)
+    config = settings_for(kth_sample, tmp_path, num_hidden="4,4,4", max_iterations=2, test_interval=2)
     trainer.train(config)
-    inside = json.loads((tmp_path / "results" / "2" / "metrics.json").read_text())
     evaluator.test(dataclasses.replace(config, is_training=False, pretrained_model=str(tmp_path / "ck" / "2")))
-    alone = json.loads((tmp_path / "results" / "test_result" / "metrics.json").read_text())
+    inside, alone = metrics_of(tmp_path, "2"), metrics_of(tmp_path, "test_result")
     assert alone["model"] == inside["model"] and alone["iteration"] == 2
 
 
-def test_more_layers_or_one_predicted_frame_train_and_test(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, num_hidden="4,4,4", total_length=4, max_iterations=1, test_interval=1)
-    trainer.train(config)
-    assert len(json.loads((tmp_path / "results" / "1" / "metrics.json").read_text())["model"]["mse_per_frame"]) == 1
+def test_one_predicted_frame_trains_and_tests(kth_sample, tmp_path):
+    trainer.train(settings_for(kth_sample, tmp_path, total_length=4, max_iterations=1, test_interval=1))
+    assert len(metrics_of(tmp_path, "1")["model"]["mse_per_frame"]) == 1
 
 
 # ---- checkpoints
@@ -477,24 +433,18 @@ def test_a_checkpoint_comes_back_as_it_was_saved(saved):
 
 
 def test_the_optimizer_s_state_is_saved_by_the_parameters_names(kth_sample, tmp_path):
-    from safetensors.numpy import load_file
-
-    config = settings_for(kth_sample, tmp_path)
-    model = build_model(config)
-    adam = paddle.optimizer.Adam(1e-3, parameters=model.parameters())
-    train_on_batch(config, 1, model, adam, next(train_batches(config, build_dataset(config, "train"))))
-    names = load_file(os.path.join(save_checkpoint(config, 1, model, adam), "optimizer.safetensors"))
-    parameters = {name for name, _ in model.named_parameters()}
-    assert {name.split(":")[0] for name in names} == parameters
-    assert any("moment1" in name for name in names) and any("moment2" in name for name in names)
+    config = settings_for(kth_sample, tmp_path, optimizer="adam", max_iterations=1)
+    trainer.train(config)
+    names = {name.split(":")[0] for name in load_file(f"{config.save_dir}/1/optimizer.safetensors")}
+    assert names == set(load_file(f"{config.save_dir}/1/model.safetensors"))
 
 
 def test_what_stands_where_a_checkpoint_should_go_is_never_replaced(saved):
     config, model, path = saved
-    before = {name: open(os.path.join(path, name), "rb").read() for name in os.listdir(path)}
-    with pytest.raises(UserError, match="3 is there already; give another folder"):
+    before = {name: Path(path, name).read_bytes() for name in os.listdir(path)}
+    with pytest.raises(UserError, match="3"):
         save_checkpoint(config, 3, model, sgd(model))
-    assert {name: open(os.path.join(path, name), "rb").read() for name in os.listdir(path)} == before
+    assert {name: Path(path, name).read_bytes() for name in os.listdir(path)} == before
     assert os.listdir(config.save_dir) == ["3"]
 
 
@@ -502,7 +452,7 @@ def test_a_folder_of_another_program_s_checkpoints_is_refused(kth_sample, tmp_pa
     config = settings_for(kth_sample, tmp_path)
     (tmp_path / "ck" / "50500").mkdir()
     (tmp_path / "ck" / "50500" / "model.pdparams").write_bytes(b"weights")
-    with pytest.raises(UserError, match="already holds checkpoints .*50500.; give another --save_dir$"):
+    with pytest.raises(UserError, match="50500.*--save_dir"):
         trainer.train(config)
     assert os.listdir(tmp_path / "ck" / "50500") == ["model.pdparams"]
 
@@ -519,21 +469,17 @@ def test_pretrained_weights_are_the_start_and_the_iteration_is_1(saved, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("settings", "parts"),
+    ("settings", "flags"),
     [
-        ({"filter_size": 5}, ["--filter_size 3", "--filter_size 5"]),
-        ({"num_hidden": "4,4,4"}, ["--num_hidden 4,4", "--num_hidden 4,4,4"]),
-        ({"layer_norm": False}, ["--layer_norm True", "--layer_norm False"]),
-        ({"patch_size": 2}, ["--patch_size 4", "--patch_size 2"]),
-        ({"num_hidden": "8,8", "filter_size": 1}, ["--num_hidden 4,4", "--filter_size 3", "--num_hidden 8,8"]),
-        ({"img_channel": 3}, ["--img_channel 1", "--img_channel 3"]),
+        ({"filter_size": 5}, ["--filter_size"]),
+        ({"patch_size": 2}, ["--patch_size"]),
+        ({"num_hidden": "8,8", "filter_size": 1}, ["--num_hidden", "--filter_size"]),
     ],
 )
-@pytest.mark.parametrize("with_state", [True, False])
-def test_weights_of_another_network_are_refused_with_the_flags_that_differ(saved, settings, parts, with_state):
+def test_weights_of_another_network_are_refused_with_the_flags_that_differ(saved, settings, flags):
+    """The tensors alone tell; tests/test_command_line.py has each flag, with state.json."""
     config, _, path = saved
-    if not with_state:
-        os.remove(os.path.join(path, "state.json"))
+    os.remove(os.path.join(path, "state.json"))
     other = dataclasses.replace(config, **settings)
     model = build_model(other)
     before = weights_of(model)
@@ -541,76 +487,5 @@ def test_weights_of_another_network_are_refused_with_the_flags_that_differ(saved
         load_weights(model, path, other)
     message = str(error.value)
     assert message.startswith(f"--pretrained_model {path}") and "\n" not in message
-    assert all(part in message for part in (parts if with_state else [part.split()[0] for part in parts])), message
+    assert all(flag in message for flag in flags), message
     assert_same_weights(before, weights_of(model))
-
-
-def damage_nothing_there(path):
-    for name in os.listdir(path):
-        os.remove(os.path.join(path, name))
-
-
-def damage_cut(path):
-    file = os.path.join(path, "model.safetensors")
-    os.truncate(file, os.path.getsize(file) // 2)
-
-
-def damage_one_byte(path):
-    with open(os.path.join(path, "model.safetensors"), "r+b") as file:
-        file.seek(-5, os.SEEK_END)
-        byte = file.read(1)[0]
-        file.seek(-5, os.SEEK_END)
-        file.write(bytes([byte ^ 1]))
-
-
-def damage_cut_without_state(path):
-    os.remove(os.path.join(path, "state.json"))
-    damage_cut(path)
-
-
-def damage_state(path):
-    with open(os.path.join(path, "state.json"), "r+") as file:
-        file.truncate(40)
-
-
-def damage_state_to_a_list(path):
-    with open(os.path.join(path, "state.json"), "w") as file:
-        file.write("[1]")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_nothing_there, "no model.safetensors in it (it holds nothing)"),
-        (damage_cut, "model.safetensors is damaged"),
-        (damage_one_byte, "model.safetensors is damaged"),
-        (damage_cut_without_state, "model.safetensors is damaged"),
-        (damage_state, "state.json is damaged"),
-        (damage_state_to_a_list, "state.json is damaged"),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_by_name(saved, damage, message):
-    config, model, path = saved
-    damage(path)
-    with pytest.raises(UserError) as error:
-        load_weights(model, path, config)
-    assert message in str(error.value) and path in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_folder_of_checkpoints_given_for_one_is_answered_with_the_newest(saved):
-    config, model, path = saved
-    with pytest.raises(UserError, match=r"holds the checkpoints 3; give one of them, as .*ck/3"):
-        load_weights(model, config.save_dir, config)
-
-
-def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_nothing(saved, monkeypatch):
-    config, model, path = saved
-
-    def no_space(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("src.checkpoints.checkpoint.write_flushed", no_space)
-    with pytest.raises(UserError, match="--save_dir .*checkpoint 4 cannot be written .No space left on device."):
-        save_checkpoint(config, 4, model, sgd(model))
-    assert os.listdir(config.save_dir) == ["3"]
-    load_weights(model, path, config)
