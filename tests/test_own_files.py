@@ -14,7 +14,7 @@ import pytest
 import runp
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, save_checkpoint
-from src.checkpoints.run import open_folder, remove_old, save_best
+from src.checkpoints.run import Run, open_folder, remove_old
 from src.data_provider.datasets_factory import DATASETS, DataSet, build_dataset
 from src.errors import UserError, WriteError
 from src.evaluator import evaluate
@@ -131,18 +131,26 @@ def test_of_old_checkpoints_the_programs_own_files_go_alone(run, tmp_path):
 
 def test_files_that_a_user_puts_in_the_way_of_a_checkpoint_during_a_run_stay(run):
     folder, model = Path(run.save_dir), build_model(run)
+    going_on = Run(run, model, sgd(model), 18)
+
+    def best_of_iteration(number):
+        going_on.finished = number
+        metrics = {"psnr": 1e3 + number, "ssim": 1.0, "mse": 0.0, "mae": 0.0}
+        going_on.record_test({"sequences": 2, "model": metrics})
+        assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+
     put(folder, "4/notes.txt", "best/notes.txt")
     with pytest.raises(WriteError, match="--save_dir .*save_dir/4 is there already"):
         save_checkpoint(run, 4, model, sgd(model))
     assert content_of(folder / "4") == {"notes.txt": b"mine"}
-    for iteration in (5, 6):  # the second finds "best" as the program left it
-        save_best(run, iteration, model, sgd(model), {"best": {"iteration": iteration, "clips": 2, "psnr": 1e3}})
-        assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
-        assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+    best_of_iteration(5)
+    best_of_iteration(6)  # which finds "best" as the program left it
+    assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
     shutil.rmtree(folder / "best")
     put(folder, "best/model.safetensors")
-    save_best(run, 7, model, sgd(model), {"best": {"iteration": 7, "clips": 2, "psnr": 1e3}})
+    best_of_iteration(7)
     assert content_of(folder / "best.earlier-2") == {"model.safetensors": b"mine"}
+    assert not (folder / "best.earlier-3").exists() and not (folder / "best.previous").exists()
 
 
 # ---- tests and forecasts

@@ -23,6 +23,7 @@ from src.checkpoints.checkpoint import (
     FILES,
     ITERATION,
     NAMES_SHOWN,
+    NEEDED,
     PREVIOUS,
     Checkpoint,
     checkpoints,
@@ -249,10 +250,10 @@ def _move_aside(path: str, mark: str) -> str:
     return aside
 
 
-def is_own(directory: str) -> bool:
+def is_removable(directory: str) -> bool:
     """Whether a folder is a checkpoint of this program, which its state.json shows; of any other nothing is removed."""
     try:
-        return {"iteration", "config", "sha256"} <= read_state(directory, directory).keys()
+        return NEEDED <= read_state(directory, directory).keys()
     except UserError:
         return False
 
@@ -266,7 +267,7 @@ def remove_old(config: Config) -> None:
         return
     try:
         paths = [os.path.join(config.save_dir, str(number)) for number in numbered(config.save_dir)]
-        for path in [path for path in paths if is_own(path)][: -config.keep_checkpoints]:
+        for path in [path for path in paths if is_removable(path)][: -config.keep_checkpoints]:
             if os.path.islink(path):  # kept elsewhere by the user: only the link goes
                 os.remove(path)
             else:
@@ -293,41 +294,6 @@ def _remove_unfinished(save_dir: str, but: Checkpoint | None) -> None:
             remove_files(path, FILES)
 
 
-def save_best(
-    config: Config,
-    iteration: int,
-    model: nn.Layer,
-    optimizer: paddle.optimizer.Optimizer,
-    record: Mapping[str, Any],
-    average: WeightAverage | None = None,
-) -> str | None:
-    """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
-
-    A run that went on from an older checkpoint may find a better one there, of iterations it has not reached again.
-
-    Returns:
-        its path, None where the one that stands there stays.
-
-    Raises:
-        WriteError: as from save_checkpoint.
-    """
-    path = os.path.join(config.save_dir, BEST)
-    try:
-        restore_best(config.save_dir)
-        present = _best_in(path)
-        if present and present.get("clips") != record["best"].get("clips"):
-            _move_aside(path, EARLIER)  # the best of other tests
-        elif present and is_better(present, record["best"]):
-            return None
-        save_checkpoint(config, iteration, model, optimizer, record, average, BEST)
-        if is_own(path + PREVIOUS):
-            remove_files(path + PREVIOUS, FILES)
-        restore_best(config.save_dir)  # gives a name to what holds a user's files too
-    except OSError as error:
-        raise WriteError(f"--save_dir {config.save_dir}: {path} cannot be renamed ({reason_of(error)})") from None
-    return path
-
-
 def _best_in(directory: str) -> Mapping[str, Any] | None:
     """The figures of the best test so far, as a checkpoint has them; None where they cannot be read."""
     try:
@@ -340,24 +306,6 @@ def is_better(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether a test's mean PSNR is above another's; None stands for a forecast without any error."""
     one, other = (math.inf if figures["psnr"] is None else figures["psnr"] for figures in (first, second))
     return one > other
-
-
-def record_test(directory: str, record: Mapping[str, Any]) -> None:
-    """Write ``best`` and ``tested`` into a checkpoint saved before its test; state.json is old or new, never half.
-
-    Raises:
-        WriteError: the checkpoint's state.json cannot be written.
-    """
-    flag = f"--save_dir {directory}"
-    try:
-        state = read_state(flag, directory)
-        if not state:
-            raise WriteError(f"{flag}: {STATE_FILE} has gone")
-        write_whole(os.path.join(directory, STATE_FILE), state_json({**state, **record}), flush=True)
-    except OSError as error:
-        raise WriteError(f"{flag}: {STATE_FILE} cannot be written ({reason_of(error)})") from None
-    except UserError as error:
-        raise WriteError(str(error)) from None
 
 
 # ---- the run
@@ -429,10 +377,12 @@ class Run:
             if not bool(paddle.isfinite(parameter).all()):
                 raise Diverged(f"after iteration {self.finished} {name} is not finite")
         if ranks.is_first():
-            path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record, self.average)
-            logger.info("checkpoint: %s", path)
+            logger.info("checkpoint: %s", self._write(self.record))
             remove_old(self.config)
         self.saved = self.finished
+
+    def _write(self, record: Mapping[str, Any], name: str = "") -> str:
+        return save_checkpoint(self.config, self.finished, self.model, self.optimizer, record, self.average, name)
 
     def try_to_save(self) -> None:
         """Write a checkpoint; a full or lost disk is a warning, and the next one may succeed: hours are at stake."""
@@ -473,14 +423,53 @@ class Run:
         latest |= {name: metrics["model"][name] for name in UNITS}
         if self.best is None or is_better(latest, self.best):
             with warn_if_unwritable(self.config.is_training):
-                record = {**self.record, "best": latest}
-                path = save_best(self.config, self.finished, self.model, self.optimizer, record, self.average)
+                self._save_best(latest)
                 self.best = latest  # not where it could not be written: the next good test is to take its place
-                if path:
-                    logger.info("best so far: %s", path)
         if self.saved == self.finished:
             with warn_if_unwritable(self.config.is_training):
-                record_test(self.path(self.saved), self.record)
+                self._record_in_checkpoint()
+
+    def _save_best(self, latest: Mapping[str, Any]) -> None:
+        """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
+
+        A run that went on from an older checkpoint may find a better one there, of iterations not reached again.
+
+        Raises:
+            WriteError: it cannot be written, or what stands there cannot be renamed.
+        """
+        save_dir = self.config.save_dir
+        path = os.path.join(save_dir, BEST)
+        try:
+            restore_best(save_dir)
+            present = _best_in(path)
+            if present and present.get("clips") != latest["clips"]:
+                _move_aside(path, EARLIER)  # the best of other tests
+            elif present and is_better(present, latest):
+                return
+            self._write({**self.record, "best": latest}, BEST)
+            if is_removable(path + PREVIOUS):
+                remove_files(path + PREVIOUS, FILES)
+            restore_best(save_dir)  # gives a name to what holds a user's files too
+        except OSError as error:
+            raise WriteError(f"--save_dir {save_dir}: {path} cannot be replaced ({reason_of(error)})") from None
+        logger.info("best so far: %s", path)
+
+    def _record_in_checkpoint(self) -> None:
+        """Write ``best`` and ``tested`` into a checkpoint saved before its test; state.json is old or new, never half.
+
+        Raises:
+            WriteError: the checkpoint's state.json cannot be written.
+        """
+        path = os.path.join(self.path(self.saved), STATE_FILE)
+        try:
+            state = read_state(path, self.path(self.saved))
+            if not state:
+                raise WriteError(f"{path}: has gone")
+            write_whole(path, state_json({**state, **self.record}), flush=True)
+        except OSError as error:
+            raise WriteError(f"{path}: cannot be written ({reason_of(error)})") from None
+        except UserError as error:
+            raise WriteError(str(error)) from None
 
     def path(self, iteration: int) -> str:
         """Where the checkpoint of an iteration lies."""
