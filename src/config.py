@@ -30,6 +30,7 @@ from src.flag_values import (
     parse_device,
     parse_float,
     parse_int,
+    parse_residual,
     parse_resume,
     parse_schedule,
     parse_sizes,
@@ -50,10 +51,12 @@ NETWORK_FLAGS = (
     "layer_norm",
     "norm_epsilon",
     "residual",
+    "center",
     "patch_size",
     "img_channel",
 )
-LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False}  # not named in older checkpoints, and what these were made with
+# Not named in older checkpoints, and what these were made with.
+LATER_FLAGS = {"norm_epsilon": 1e-5, "residual": False, "center": 0.0}
 FRAME_FLAGS = ("img_width", "input_length", "total_length")
 CHANNELS = {1: "1 (grey)", 3: "3 (colour)"}  # of a frame, by --img_channel
 SSIM_WINDOW = 7  # pixels; smaller frames have no SSIM
@@ -187,8 +190,19 @@ class Config:
         above=0.0,
         maximum=FLOAT32_LIMIT,
     )
-    residual: bool = _network(
-        False, parse_bool, "the decoder predicts what is added to the frame fed last, in place of the next frame itself"
+    residual: bool | str = _network(
+        False,
+        parse_residual,
+        "True: the decoder predicts what is added to the frame fed last, in place of the next frame itself. gate: a "
+        "prediction is a weighted mean of that frame, of the mean of the given frames and of the decoder's",
+        metavar="BOOL|gate",
+    )
+    center: float = _network(
+        0.0,
+        parse_float,
+        "feed the cells the difference from the mean of the given frames, times this number; 0: the frames themselves",
+        minimum=0.0,
+        maximum=FLOAT32_LIMIT,
     )
 
     l1_weight: float = _training(
@@ -202,7 +216,9 @@ class Config:
         0, parse_int, "iteration from which l1_weight counts; before it the weight is 0", minimum=0, metavar="ITERATION"
     )
     start_at_mean: bool = _training(
-        False, parse_bool, "the decoder's bias begins at the training clips' mean brightness, in place of 0"
+        False,
+        parse_bool,
+        "the decoder's bias begins at the training clips' mean brightness, in place of 0; --residual gate always does",
     )
     ema: float = _training(
         0.0,
@@ -211,6 +227,7 @@ class Config:
         minimum=0.0,
         maximum=1 - 1e-7,
     )
+    flip: bool = _training(False, parse_bool, "mirror each training clip left to right with probability 1/2")
     reverse_input: bool = _training(
         False, parse_bool, "take a second step on the time-reversed clip at every iteration"
     )
@@ -320,7 +337,7 @@ class Config:
             )
         if self.filter_size % 2 == 0:
             raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
-        if self.residual and self.start_at_mean:
+        if self.residual is True and self.start_at_mean:
             raise UserError(
                 "--residual True and --start_at_mean True: a residual's mean is 0, not the brightness of the frames; "
                 "leave one out"
@@ -511,7 +528,7 @@ def command_line_parser() -> argparse.ArgumentParser:
         names = [f"--{flag.name}", *(f"--{alias}" for alias in flag.metadata["aliases"])]
         default = "empty" if flag.default == "" else str(flag.default)
         # A bare --reverse_input means True, a bare --resume the newest checkpoint.
-        alone = flag.metadata["parse"] in (parse_bool, parse_resume)
+        alone = flag.metadata["parse"] in (parse_bool, parse_residual, parse_resume)
         groups[flag.metadata["group"]].add_argument(
             *names,
             dest=flag.name,

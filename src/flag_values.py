@@ -23,6 +23,7 @@ LR_SCHEDULES = {
     "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
     "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
 }
+GATE = "gate"  # --residual gate
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -32,6 +33,14 @@ def parse_bool(value: Any) -> bool:
     if word not in BOOLEANS:
         raise ValueError("expected True or False (also true, 1, yes, false, 0, no)")
     return BOOLEANS[word]
+
+
+def parse_residual(value: Any) -> bool | str:
+    """What --residual takes: the values of :func:`parse_bool`, or "gate"."""
+    try:
+        return GATE if str(value).strip().lower() == GATE else parse_bool(value)
+    except ValueError:
+        raise ValueError(f"expected True, False or {GATE}") from None
 
 
 def parse_int(value: Any) -> int:

@@ -14,12 +14,13 @@ from paddle import nn
 from src.config import Config
 from src.errors import Diverged
 from src.layers.precision import autocast
-from src.runtime import parallel
+from src.runtime import parallel, ranks
 from src.utils.loss_scale import LossScale
 from src.utils.optimizer import gradient_norm
 from src.utils.preprocess import reshape_patch, reshape_patch_back
 from src.utils.scheduled_sampling import no_true_frames, sampling_flags
 
+FLIP_STREAM = 2  # keeps these draws apart from those of the data order and of scheduled sampling
 LOSS_DIVISOR = 128  # the rates of --lr_schedule kth belong to a loss that is divided by it
 
 logger = logging.getLogger("e3d_lstm")
@@ -53,6 +54,16 @@ def l1_weight_at(config: Config, iteration: int) -> float:
     return config.l1_weight if iteration >= config.l1_from else 0.0
 
 
+def flipped(config: Config, iteration: int, frames: paddle.Tensor) -> paddle.Tensor:
+    """Clips ``[B, T, H, W, C]``, each mirrored left to right with probability 1/2; a function of seed and iteration.
+
+    With several ranks each has its own draws: together those of one rank with all the clips.
+    """
+    draws = np.random.default_rng([config.seed, FLIP_STREAM, iteration]).random(len(frames) * ranks.world_size())
+    is_mirrored = paddle.to_tensor(ranks.shard(draws) < 0.5).reshape([-1, 1, 1, 1, 1])
+    return paddle.where(is_mirrored, frames.flip(axis=3), frames)
+
+
 def train_on_batch(
     config: Config,
     iteration: int,
@@ -68,7 +79,7 @@ def train_on_batch(
 
     Args:
         config: settings of the run.
-        iteration: counted from 1; decides the scheduled sampling.
+        iteration: counted from 1; decides the scheduled sampling and which clips --flip mirrors.
         model, optimizer: changed in place.
         frames: ``[B, T, H, W, C]`` in [0, 1].
         loss_scale: of a training in float16, changed in place.
@@ -82,6 +93,8 @@ def train_on_batch(
     model.train()
     flags = sampling_flags(config, iteration, frames.shape[0])
     flags = paddle.to_tensor(flags) if flags.size else None
+    if config.flip:
+        frames = flipped(config, iteration, frames)
     clips = [frames, frames.flip(axis=1)] if config.reverse_input else [frames]
     l1_weight = l1_weight_at(config, iteration)
     parameters = model.parameters()

@@ -15,6 +15,7 @@ from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import Batches, spread, train_batches
 from src.errors import Diverged, LostFile, UserError
 from src.evaluator import evaluate
+from src.flag_values import GATE
 from src.models.model_factory import build_model
 from src.models.parameters import parameter_count, start_at_mean
 from src.reports.training_report import Progress, TrainingReport, log_settings
@@ -68,7 +69,7 @@ def train(config: Config) -> None:
         run.restore(checkpoint, is_own, len(test_clips))
     elif config.pretrained_model:
         parallel.on_rank_0(lambda: load_weights(model, config.pretrained_model, config))
-    elif config.start_at_mean:
+    elif config.start_at_mean or getattr(model, "residual", False) == GATE:
         parallel.on_rank_0(lambda: start_at_mean(model, train_set))
     parallel.share_weights(model)
     if run.average and not checkpoint:

@@ -25,7 +25,7 @@ class ConvLSTM(UnrolledNetwork):
         patch_channels (int): channels of a position, p*p*C.
         hidden_sizes (sequence of int): hidden channels of each layer.
         filter_size (int): rows and columns of the kernels; odd.
-        input_length (int), residual (bool), recompute (bool): see :class:`UnrolledNetwork`.
+        input_length (int), residual (bool or "gate"), recompute (bool), center (float): see :class:`UnrolledNetwork`.
 
     Inputs, Returns, Raises: those of :class:`UnrolledNetwork`.
     """
@@ -36,16 +36,17 @@ class ConvLSTM(UnrolledNetwork):
         hidden_sizes: Sequence[int],
         filter_size: int,
         input_length: int,
-        residual: bool = False,
+        residual: bool | str = False,
         recompute: bool = False,
+        center: float = 0.0,
     ) -> None:
-        super().__init__(patch_channels, input_length, residual, recompute)
+        super().__init__(patch_channels, input_length, residual, recompute, center)
         in_channels = [patch_channels, *hidden_sizes[:-1]]
         self.cells = nn.LayerList(
             ConvLSTMCell(inputs, hidden, filter_size) for inputs, hidden in zip(in_channels, hidden_sizes)
         )
         glorot = nn.initializer.XavierUniform()
-        self.set_decoder(nn.Conv2D(hidden_sizes[-1], patch_channels, 1, weight_attr=glorot))
+        self.set_decoder(nn.Conv2D(hidden_sizes[-1], self.decoder_channels, 1, weight_attr=glorot))
 
     @staticmethod
     def deciding_flag(name: str, there: list[int] | None = None, here: list[int] | None = None) -> str:
@@ -55,7 +56,7 @@ class ConvLSTM(UnrolledNetwork):
         if name.endswith("gates.weight") and there[2:] != here[2:]:
             return "--filter_size"
         if name.startswith("decoder") or (name == "cells.0.gates.weight" and there[0] == here[0]):
-            return "--patch_size, --img_channel or --num_hidden"
+            return "--patch_size, --img_channel, --residual or --num_hidden"
         return "--num_hidden"
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
@@ -72,11 +73,11 @@ class ConvLSTM(UnrolledNetwork):
         """All the layers for one frame.
 
         Args:
-            frame: patches ``[B, p*p*C, H/p, W/p]``.
+            frame: what is fed, patches ``[B, p*p*C, H/p, W/p]``.
             states: hidden and cell of each layer at the step before, ``[B, n, H/p, W/p]``.
 
         Returns:
-            the predicted frame ``[B, p*p*C, H/p, W/p]``; the new states.
+            what the decoder makes of it ``[B, decoder_channels, H/p, W/p]``; the new states.
         """
         hidden, cell = list(states[0]), list(states[1])
         x = frame
@@ -84,9 +85,9 @@ class ConvLSTM(UnrolledNetwork):
             hidden[layer], cell[layer] = layer_cell(x, hidden[layer], cell[layer])
             x = hidden[layer]
         bias = self.decoder.bias.reshape([1, -1, 1, 1])
-        return self.prediction(frame, convolve(x, self.decoder.weight) + bias), [hidden, cell]
+        return convolve(x, self.decoder.weight) + bias, [hidden, cell]
 
     def _recomputed_step(self, frame: paddle.Tensor, states: list[list[paddle.Tensor]]):
         """The same, computed again in the backward pass."""
-        prediction, *found = recomputed(self.step, frame, states)
-        return prediction, pack_sequence_as(states, found)
+        decoded, *found = recomputed(self.step, frame, states)
+        return decoded, pack_sequence_as(states, found)

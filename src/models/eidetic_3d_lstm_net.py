@@ -27,7 +27,7 @@ class E3DLSTM(UnrolledNetwork):
         filter_size (int): rows and columns of the kernels; odd.
         layer_norm (bool): see :class:`EideticLSTMCell`.
         norm_epsilon (float): epsilon of the norms.
-        input_length (int), residual (bool), recompute (bool): see :class:`UnrolledNetwork`.
+        input_length (int), residual (bool or "gate"), recompute (bool), center (float): see :class:`UnrolledNetwork`.
 
     Inputs, Returns: those of :class:`UnrolledNetwork`.
 
@@ -42,11 +42,12 @@ class E3DLSTM(UnrolledNetwork):
         filter_size: int,
         input_length: int,
         layer_norm: bool = True,
-        residual: bool = False,
+        residual: bool | str = False,
         norm_epsilon: float = 1e-5,
         recompute: bool = False,
+        center: float = 0.0,
     ) -> None:
-        super().__init__(patch_channels, input_length, residual, recompute)
+        super().__init__(patch_channels, input_length, residual, recompute, center)
         if len(set(hidden_sizes)) != 1:
             raise ValueError(f"num_hidden: the layers share one memory and must be equal, got {list(hidden_sizes)}")
         self.hidden_channels = hidden_sizes[0]
@@ -56,7 +57,7 @@ class E3DLSTM(UnrolledNetwork):
             EideticLSTMCell(inputs, hidden, filter_size, layer_norm, norm_epsilon)
             for inputs, hidden in zip(in_channels, hidden_sizes)
         )
-        self.set_decoder(conv3d(hidden_sizes[-1], patch_channels, (WINDOW, 1, 1)))
+        self.set_decoder(conv3d(hidden_sizes[-1], self.decoder_channels, (WINDOW, 1, 1)))
 
     @classmethod
     def from_config(cls, config: Config) -> E3DLSTM:
@@ -71,7 +72,7 @@ class E3DLSTM(UnrolledNetwork):
         if len(there) == 5 and there[3:] != here[3:]:
             return "--filter_size"
         if name.startswith("decoder") or (name == "cells.0.conv_x.weight" and there[0] == here[0]):
-            return "--patch_size, --img_channel or --num_hidden"
+            return "--patch_size, --img_channel, --residual or --num_hidden"
         return "--num_hidden"
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
@@ -90,7 +91,7 @@ class E3DLSTM(UnrolledNetwork):
                 history = [before.append(newest) for before, newest in zip(history, cell)]
             x = window(last_frame, frame)
             decoded, memory, hidden, cell = all_layers(history, weights, x, memory, hidden, cell)
-            return self.prediction(frame, decoded), (frame, memory, hidden, cell, history)
+            return decoded, (frame, memory, hidden, cell, history)
 
         last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
         return (last_frame, memory, hidden, cell, history), step
@@ -104,7 +105,7 @@ class E3DLSTM(UnrolledNetwork):
             history = [History(form="plain").with_blocks([layer_keys]) for layer_keys in keys]
             decoded, memory, hidden, cell = self.step(history, weights, x, memory, hidden, cell)
             keys = [paddle.concat([before, by_position(newest)], axis=2) for before, newest in zip(keys, cell)]
-            return self.prediction(frame, decoded), [frame, memory, hidden, cell, keys]
+            return decoded, [frame, memory, hidden, cell, keys]
 
         last_frame = paddle.zeros([batch, self.patch_channels, rows, columns])
         zero_state = paddle.zeros([batch, WINDOW * self.hidden_channels, rows, columns])
@@ -117,7 +118,7 @@ class E3DLSTM(UnrolledNetwork):
         """Of each layer, see :meth:`EideticLSTMCell.prepared_weights`; the last ones hold the decoder's too."""
         weights = [layer_cell.prepared_weights(batch, rows, columns) for layer_cell in self.cells]
         # With a depth and a stride of 2 it is a 1 x 1 convolution of the window's channels.
-        weights[-1]["decoder"] = self.decoder.weight.reshape([self.patch_channels, -1, 1, 1])
+        weights[-1]["decoder"] = self.decoder.weight.reshape([self.decoder_channels, -1, 1, 1])
         weights[-1]["shift_decoder"] = self.decoder.bias.reshape([1, -1, 1, 1])
         return weights
 
@@ -140,7 +141,7 @@ class E3DLSTM(UnrolledNetwork):
             hidden, cell: of each layer at the step before, ``[B, 2n, H/p, W/p]``; hidden may hold None for zeros.
 
         Returns:
-            what the decoder makes of it ``[B, p*p*C, H/p, W/p]``; the new memory, hidden and cell.
+            what the decoder makes of it ``[B, decoder_channels, H/p, W/p]``; the new memory, hidden and cell.
         """
         hidden, cell = list(hidden), list(cell)
         for layer, layer_cell in enumerate(self.cells):

@@ -48,12 +48,14 @@ class Forecaster(nn.Layer):
         network, given_length = self.network, self.network.input_length
         given = reshape_patch(frames, self.patch_size).transpose([1, 0, 4, 2, 3])  # (T, B, p*p*C, H/p, W/p)
         _, batch, _, rows, columns = given.shape
+        mean = given.mean(axis=0)
         first_states, network_step = network.begin_loop(batch, rows, columns)
 
         def step(t, prediction, predictions, states):
             true_frame = paddle.index_select(given, paddle.clip(t, max=given_length - 1)).squeeze(0)
             frame = paddle.where(t < given_length, true_frame, prediction)
-            prediction, states = network_step(frame, states)
+            decoded, states = network_step(network.fed(frame, mean), states)
+            prediction = network.prediction(frame, mean, decoded)
             predictions = paddle.concat([predictions, prediction.unsqueeze(1)], axis=1)
             return [t + 1, prediction, predictions, states]
 

@@ -6,30 +6,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.utils import flatten, pack_sequence_as
 
 from src.config import Config
+from src.flag_values import GATE
 from src.layers.precision import autocast, precision_in_force
 
-# One step: a frame as patches [B, p*p*C, H/p, W/p] and the states -> the prediction of the next frame, the new states.
+# One step: what is fed, patches [B, p*p*C, H/p, W/p], and the states -> what the decoder makes of it, the new states.
 Step = Callable[[paddle.Tensor, Any], tuple[paddle.Tensor, Any]]
+GATE_START = 3.0  # score of the frame fed last before any training; 91 % of a prediction are that frame
 
 
 class UnrolledNetwork(nn.Layer):
     """A network that takes one frame at a time and predicts the next one. The weights are the same at every time step.
 
-    A prediction is D(h), a decoder D of the last layer's hidden state h. With ``residual`` it is x + D(h), x the frame
-    fed last, and D begins at 0: the untrained network repeats that frame.
+    A prediction is D(h), a decoder D of the last layer's hidden state h. ``residual`` and ``center``, which the paper
+    has not, change what is predicted and what is fed. With x the frame fed last, y the mean of the frames given so far:
 
-    A subclass gives its decoder to :meth:`set_decoder`, makes its predictions with :meth:`prediction`, and has
-    :meth:`begin`.
+        residual False:   D(h)
+        residual True:    x + D(h)
+        residual "gate":  a x + b y + c D(h),  (a, b, c) = softmax(S(h)) of each pixel and colour
+        center s:         the cells are fed (x - z) s in place of x, z the mean of all the given frames; 0: x itself
+
+    The scores S are 3 p*p*C channels that the decoder has beside D. In D and S the weights begin at 0, the scores at
+    (3, 0, 0): the untrained network repeats the frame fed last, with "gate" nearly so. A sum has to say the exact
+    negative of a person to erase it; a gate closes. With ``center`` the cells see what moves, and little of the
+    background. After the given frames y is z. The loop knows z from the start: all given frames are there before it.
+
+    A subclass gives its decoder, with :attr:`decoder_channels`, to :meth:`set_decoder`, and has :meth:`begin`.
 
     Parameters:
         patch_channels (int): channels of a position, p*p*C.
         input_length (int): frames given; later ones are predictions where the flag is 0.
-        residual (bool): whether the decoder's output is added to the frame fed last.
+        residual (bool or "gate"): what a prediction is.
+        center (float): 0, or what the difference from the mean is multiplied by.
         recompute (bool): in training keep only the states of each step, and compute the rest of the step again in the
             backward pass: a third more time for a fraction of the memory.
 
@@ -45,12 +58,20 @@ class UnrolledNetwork(nn.Layer):
         ValueError: inputs of other shapes.
     """
 
-    def __init__(self, patch_channels: int, input_length: int, residual: bool = False, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        patch_channels: int,
+        input_length: int,
+        residual: bool | str = False,
+        recompute: bool = False,
+        center: float = 0.0,
+    ) -> None:
         super().__init__()
         self.patch_channels = patch_channels
         self.input_length = input_length
         self.residual = residual
         self.recompute = recompute
+        self.center = center
 
     @classmethod
     def from_config(cls, config: Config, **more: Any) -> UnrolledNetwork:
@@ -62,17 +83,35 @@ class UnrolledNetwork(nn.Layer):
             input_length=config.input_length,
             residual=config.residual,
             recompute=config.recompute,
+            center=config.center,
             **more,
         )
 
+    @property
+    def decoder_channels(self) -> int:
+        """Output channels of the decoder: those of D, with "gate" those of S after them."""
+        return 4 * self.patch_channels if self.residual == GATE else self.patch_channels
+
     def set_decoder(self, decoder: nn.Layer) -> None:
-        """Take a layer whose bias ``[p*p*C]`` is that of the predictions as ``self.decoder``."""
+        """Take a layer with a bias ``[decoder_channels]`` as ``self.decoder``."""
         self.decoder = decoder
         if self.residual:
             decoder.weight.set_value(paddle.zeros_like(decoder.weight))
+        if self.residual == GATE:
+            start = paddle.to_tensor([0.0, GATE_START, 0.0, 0.0]).repeat_interleave(self.patch_channels)
+            decoder.bias.set_value(start)
 
-    def prediction(self, frame: paddle.Tensor, decoded: paddle.Tensor) -> paddle.Tensor:
-        """The next frame, given the one fed last and what the decoder makes of it; ``[B, p*p*C, H/p, W/p]`` each."""
+    def fed(self, frame: paddle.Tensor, mean: paddle.Tensor) -> paddle.Tensor:
+        """What the cells see of a frame; mean: of the given frames; ``[B, p*p*C, H/p, W/p]`` each."""
+        return (frame - mean) * self.center if self.center else frame
+
+    def prediction(self, frame: paddle.Tensor, mean: paddle.Tensor, decoded: paddle.Tensor) -> paddle.Tensor:
+        """The next frame, given the one fed last, the mean of the frames given so far, ``[B, p*p*C, H/p, W/p]`` each,
+        and what the decoder makes of them, ``[B, decoder_channels, H/p, W/p]``."""
+        if self.residual == GATE:
+            decoded, *scores = decoded.split(4, axis=1)
+            shares = F.softmax(paddle.stack(scores), axis=0)
+            return shares[0] * frame + shares[1] * mean + shares[2] * decoded
         return frame + decoded if self.residual else decoded
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
@@ -91,7 +130,9 @@ class UnrolledNetwork(nn.Layer):
     def start_at(self, brightness: Sequence[float]) -> None:
         """Begin predictions at a brightness instead of at black: the decoder's bias becomes it, a number a colour."""
         positions = self.patch_channels // len(brightness)  # of a patch; its channels are (py*p + px)*C + c
-        self.decoder.bias.set_value(paddle.to_tensor(list(brightness) * positions, dtype="float32"))
+        bias = self.decoder.bias.numpy()
+        bias[: self.patch_channels] = list(brightness) * positions  # the scores of "gate" stay
+        self.decoder.bias.set_value(bias)
 
     def forward(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None = None) -> paddle.Tensor:
         flags = self._check_inputs(frames, real_input_flag)
@@ -100,6 +141,8 @@ class UnrolledNetwork(nn.Layer):
         if flags is not None:  # all the products with true frames at once
             true_parts = paddle.unbind(flags * frames[self.input_length : -1])
             shares_of_predictions = paddle.unbind(1.0 - flags)
+        counts = paddle.arange(1, self.input_length + 1, dtype=frames.dtype).reshape([-1, 1, 1, 1, 1])
+        means = paddle.unbind(frames[: self.input_length].cumsum(axis=0) / counts)  # of the frames given so far
         frames = paddle.unbind(frames)
         states, step = self.begin(batch, rows, columns, length - 1)
         predictions = []
@@ -109,8 +152,8 @@ class UnrolledNetwork(nn.Layer):
                 k = t - self.input_length
                 # The gradient flows through the prediction.
                 frame = true_parts[k] + shares_of_predictions[k] * predictions[-1]
-            prediction, states = step(frame, states)
-            predictions.append(prediction)
+            decoded, states = step(self.fed(frame, means[-1]), states)
+            predictions.append(self.prediction(frame, means[min(t, self.input_length - 1)], decoded))
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
 
     def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
