@@ -1,8 +1,10 @@
 """--resume: a continued run is the uninterrupted one; schedules, best and kept checkpoints, records."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
+from src.checkpoints.run import check_clips, find_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import spread
@@ -43,8 +46,7 @@ TABLE = [
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimizer", "num_workers"), [("sgd", 0), ("adam", 2)])
 def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
     kth_sample, tmp_path, monkeypatch, optimizer, num_workers
 ):
@@ -127,6 +129,22 @@ def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(
         np.testing.assert_array_equal(array, two.weights[name])
 
 
+@pytest.fixture(scope="module")
+def one_iteration(kth_sample, tmp_path_factory):
+    """Settings of a run of one iteration."""
+    config = settings_for(kth_sample, tmp_path_factory.mktemp("one"), max_iterations=1)
+    trainer.train(config)
+    return config
+
+
+@pytest.fixture
+def begun(one_iteration, tmp_path):
+    """The same to go on with, in a copy of its folder."""
+    shutil.copytree(one_iteration.save_dir, tmp_path / "ck")
+    changes = {"save_dir": str(tmp_path / "ck"), "gen_frm_dir": str(tmp_path / "results"), "resume": "newest"}
+    return dataclasses.replace(one_iteration, max_iterations=2, **changes)
+
+
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
@@ -138,38 +156,33 @@ def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(
         ({"dataset_name": "mnist"}, ["--dataset_name action", "--dataset_name mnist"]),
     ],
 )
-def test_flags_of_network_and_data_that_differ_are_listed(kth_sample, tmp_path, settings, parts):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    with pytest.raises(UserError) as error:
-        trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, **settings))
-    assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
-    assert checkpoints(config.save_dir) == [1]
+def test_flags_of_network_and_data_that_differ_are_listed(begun, settings, parts):
+    for resume in ("newest", f"{begun.save_dir}/1"):
+        with pytest.raises(UserError) as error:
+            find_checkpoint(dataclasses.replace(begun, resume=resume, **settings))
+        assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
 
 
-def test_other_flags_may_change_and_the_log_says_so(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, lr=1e-4))
-    log = (tmp_path / "ck" / "train.log").read_text()
+def test_other_flags_may_change_and_the_log_says_so(begun):
+    trainer.train(dataclasses.replace(begun, lr=1e-4))
+    log = Path(begun.save_dir, "train.log").read_text()
     assert "changed since the checkpoint: --lr 0.0001 (was 0.001)" in log and "iteration 2/2, loss " in log
-    assert [float(row["lr"]) for row in losses_of(config)] == [1e-3, 1e-4]
+    assert [float(row["lr"]) for row in losses_of(begun)] == [1e-3, 1e-4]
 
 
-def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    path = tmp_path / "ck" / "1" / "state.json"
+def test_another_data_set_is_refused_and_a_lost_clip_is_told(begun):
+    path = Path(begun.save_dir, "1", "state.json")
     state = json.loads(path.read_text())
     clips = state["train_clips"]
-    assert clips == len(build_dataset(config, "train"))
-    again = dataclasses.replace(config, resume="newest", max_iterations=2)
+    assert clips == len(build_dataset(begun, "train"))
     path.write_text(json.dumps({**state, "train_clips": clips * 2}))
     with pytest.raises(UserError, match=f"had {clips * 2} clips, --train_data_paths has {clips}"):
-        trainer.train(again)
-    monkeypatch.setattr("src.checkpoints.run.CLIPS_MAY_DIFFER", 0.5)
-    trainer.train(again)
-    assert f"had {clips * 2} clips when" in (tmp_path / "ck" / "train.log").read_text()
+        trainer.train(begun)
+    checkpoint = read_checkpoint("", str(path.parent))
+    for found, is_refused in ((1010, False), (990, False), (1011, True), (989, True)):
+        checkpoint.state["train_clips"] = 1000
+        with pytest.raises(UserError) if is_refused else contextlib.nullcontext():
+            check_clips(checkpoint, found)
 
 
 def test_two_runs_in_one_folder_are_refused(kth_sample, tmp_path, monkeypatch):
