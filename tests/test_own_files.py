@@ -86,7 +86,8 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_cleared_at_the_next_start_and_not
     folder = Path(run.save_dir)
     put(folder, "7.partial/notes.txt", "7.partial/model.safetensors", ".8.0123abcd.partial/notes.txt", "mine.txt")
     put(folder, "mine.partial/model.safetensors")
-    (folder / "link.partial").symlink_to(put(tmp_path / "elsewhere", "model.safetensors"))
+    (folder / "9.partial").symlink_to(put(tmp_path / "elsewhere", "model.safetensors"))
+    put(folder, "10.partial")  # a file
     before = content_of(folder)
     (folder / ".4.0123abcd.partial").mkdir()  # killed before its first file, ...
     for name in ("5.partial", ".5.0123abcd.partial"):  # ... and before its last; earlier versions used the plain name
@@ -146,9 +147,14 @@ def test_files_that_a_user_puts_in_the_way_of_a_checkpoint_during_a_run_stay(run
     best_of_iteration(5)
     best_of_iteration(6)  # which finds "best" as the program left it
     assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
+    elsewhere = shutil.move(folder / "best", folder.parent / "elsewhere")
+    (folder / "best").symlink_to(elsewhere)
+    before = content_of(elsewhere)
+    best_of_iteration(7)
+    assert content_of(elsewhere) == before
     shutil.rmtree(folder / "best")
     put(folder, "best/model.safetensors")
-    best_of_iteration(7)
+    best_of_iteration(8)
     assert content_of(folder / "best.earlier-2") == {"model.safetensors": b"mine"}
     assert not (folder / "best.earlier-3").exists() and not (folder / "best.previous").exists()
 

@@ -258,6 +258,14 @@ def is_removable(directory: str) -> bool:
         return False
 
 
+def _remove(path: str) -> None:
+    """Remove a checkpoint; of one that the user keeps elsewhere the link alone."""
+    if os.path.islink(path):
+        os.remove(path)
+    else:
+        remove_files(path, FILES)
+
+
 def remove_old(config: Config) -> None:
     """Remove all but the newest --keep_checkpoints checkpoints; the best is another folder and stays.
 
@@ -268,10 +276,7 @@ def remove_old(config: Config) -> None:
     try:
         paths = [os.path.join(config.save_dir, str(number)) for number in numbered(config.save_dir)]
         for path in [path for path in paths if is_removable(path)][: -config.keep_checkpoints]:
-            if os.path.islink(path):  # kept elsewhere by the user: only the link goes
-                os.remove(path)
-            else:
-                remove_files(path, FILES)
+            _remove(path)
     except OSError as error:
         logger.warning("old checkpoints cannot be removed (%s)", error)
 
@@ -290,7 +295,9 @@ def _remove_unfinished(save_dir: str, but: Checkpoint | None) -> None:
     """Remove what a killed process has left of checkpoints that it wrote, but the one that a user has named."""
     for name in filter(UNFINISHED.fullmatch, names_in(save_dir)):
         path = os.path.join(save_dir, name)
-        if set(names_in(path)) <= set(FILES) and not (but and os.path.samefile(path, but.path)):
+        is_named = but is not None and os.path.realpath(path) == os.path.realpath(but.path)
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        if is_folder and not is_named and set(names_in(path)) <= set(FILES):
             remove_files(path, FILES)
 
 
@@ -448,7 +455,7 @@ class Run:
                 return
             self._write({**self.record, "best": latest}, BEST)
             if is_removable(path + PREVIOUS):
-                remove_files(path + PREVIOUS, FILES)
+                _remove(path + PREVIOUS)
             restore_best(save_dir)  # gives a name to what holds a user's files too
         except OSError as error:
             raise WriteError(f"--save_dir {save_dir}: {path} cannot be replaced ({reason_of(error)})") from None
