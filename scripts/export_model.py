@@ -66,7 +66,7 @@ def export(checkpoint: Path, out: Path) -> None:
     network = build_model(config)
     load_weights(network, str(checkpoint), config)
 
-    with new_folder(out) as folder:
+    with new_folder(out.resolve()) as folder:
         save_program(network, config, os.path.join(folder, PROGRAM))
         sizes = {
             "input_length": config.input_length,

@@ -58,11 +58,13 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes, flush: bool 
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(path) as partial, open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as partial:
         if flush:
-            file.flush()
-            os.fsync(file.fileno())
+            write_flushed(partial, data)
+        else:
+            with open(partial, "wb") as file:
+                file.write(data)
 
 
 @contextlib.contextmanager
