@@ -196,16 +196,19 @@ def test_a_forecast_goes_to_no_folder_of_a_user_also_through_a_link(three_checkp
 
 
 def test_a_forecast_does_not_take_the_place_of_its_own_film(three_checkpoints, film, tmp_path, capfd):
-    out = tmp_path / "out"
-    (out / "forecast").mkdir(parents=True)
-    own = Path(shutil.copy(film, out / "forecast" / "forecast.mp4"))
     take_folder(str(tmp_path / "marked" / "forecast"), FILM)
-    marked = Path(shutil.copy(film, tmp_path / "marked" / "forecast" / "forecast.mp4"))
-    for path in (own, marked):
+    put(tmp_path / "cars", "1.png", "2.png", "3.png")
+    cases = [(tmp_path / "cars", out) for out in (tmp_path, tmp_path / "cars", tmp_path / "cars" / "out")]
+    for out in (tmp_path / "plain", tmp_path / "marked"):
+        (out / "forecast").mkdir(parents=True, exist_ok=True)
+        cases.append((shutil.copy(film, out / "forecast" / "forecast.mp4"), out))
+    before = content_of(tmp_path)
+    for path, out in cases:
         capfd.readouterr()
-        assert forecast(path, three_checkpoints, path.parent.parent) == 2
-        assert refused(capfd, "--gen_frm_dir", "among the film's own frames")
-        assert path.read_bytes() == film.read_bytes() and len(list(path.parent.glob("*.*"))) == 1 + (path == marked)
+        assert forecast(path, three_checkpoints, out) == 2
+        assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")
+    shutil.rmtree(tmp_path / "cars" / "out", ignore_errors=True)  # made where it is checked whether it can be written
+    assert content_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["test_result", "3"])
@@ -339,14 +342,6 @@ def test_a_data_set_of_one_s_own_is_taken_to_read_its_whole_folder(tmp_path, mon
             check(tmp_path / "data", tmp_path, dataset_name="own", gen_frm_dir=place)
 
 
-def test_a_forecast_does_not_go_into_the_folder_of_its_film(three_checkpoints, tmp_path, capfd):
-    put(tmp_path / "cars", "1.png", "2.png", "3.png")
-    for out in (tmp_path, tmp_path / "cars", tmp_path / "cars" / "out"):
-        capfd.readouterr()
-        assert forecast(tmp_path / "cars", three_checkpoints, out) == 2
-        assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")
-
-
 # ---- two runs
 
 
@@ -362,7 +357,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
+def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(kth_sample, tmp_path):
     """Once the first has ended the next one starts, even if a process that the first has forked is still there."""
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path],
@@ -378,7 +373,7 @@ def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
             if delete:
                 (tmp_path / "train.log").unlink()
             with pytest.raises(UserError, match="--save_dir .*another process is training there"):
-                log_to(str(tmp_path))
+                trainer.train(settings_for(kth_sample, tmp_path, save_dir=tmp_path))
         first.kill()
         first.wait()
         log_to(str(tmp_path))

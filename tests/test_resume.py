@@ -131,8 +131,8 @@ def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(
 
 @pytest.fixture(scope="module")
 def one_iteration(kth_sample, tmp_path_factory):
-    """Settings of a run of one iteration."""
-    config = settings_for(kth_sample, tmp_path_factory.mktemp("one"), max_iterations=1)
+    """Settings of a run of one iteration and its test."""
+    config = settings_for(kth_sample, tmp_path_factory.mktemp("one"), max_iterations=1, test_interval=1)
     trainer.train(config)
     return config
 
@@ -163,6 +163,7 @@ def test_flags_of_network_and_data_that_differ_are_listed(begun, settings, parts
         assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_flags_may_change_and_the_log_says_so(begun):
     trainer.train(dataclasses.replace(begun, lr=1e-4))
     log = Path(begun.save_dir, "train.log").read_text()
@@ -183,21 +184,6 @@ def test_another_data_set_is_refused_and_a_lost_clip_is_told(begun):
         checkpoint.state["train_clips"] = 1000
         with pytest.raises(UserError) if is_refused else contextlib.nullcontext():
             check_clips(checkpoint, found)
-
-
-def test_two_runs_in_one_folder_are_refused(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom src.runtime.log import log_to\n"
-        "log_to(sys.argv[2]); print('locked', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code, str(ROOT), config.save_dir]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="--save_dir .*another process is training there"):
-            trainer.train(config)
-        other.communicate("\n")
-    trainer.train(config)
 
 
 # ---- learning rate and optimizer
@@ -336,26 +322,22 @@ def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
-    trainer.train(config)
-    path = tmp_path / "ck" / "best" / "state.json"
+def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(begun):
+    path = Path(begun.save_dir, "best", "state.json")
     state = json.loads(path.read_text())
     state["best"].update(psnr=99.0, iteration=7)
     path.write_text(json.dumps(state))
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=4))
+    trainer.train(dataclasses.replace(begun, max_iterations=3))
     assert json.loads(path.read_text())["best"]["psnr"] == 99.0
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_figures_of_different_test_sets_are_not_compared(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
-    trainer.train(config)
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, test_max_clips=2, lr=1e-30))
-    best = read_checkpoint("", f"{config.save_dir}/best").state["best"]
+def test_figures_of_different_test_sets_are_not_compared(begun):
+    trainer.train(dataclasses.replace(begun, test_max_clips=2, lr=1e-30))
+    best = read_checkpoint("", f"{begun.save_dir}/best").state["best"]
     assert (best["iteration"], best["clips"]) == (2, 2)
-    assert read_checkpoint("", f"{config.save_dir}/best.earlier-1").state["best"]["iteration"] == 1
-    assert "the best starts anew" in (tmp_path / "ck" / "train.log").read_text()
+    assert read_checkpoint("", f"{begun.save_dir}/best.earlier-1").state["best"]["iteration"] == 1
+    assert "the best starts anew" in Path(begun.save_dir, "train.log").read_text()
 
 
 def test_a_test_inside_training_can_take_a_part_of_the_set_spread_evenly(kth_sample, tmp_path):
@@ -431,12 +413,11 @@ def test_metrics_of_a_run_that_an_older_version_began_stay_and_go_on(kth_sample,
     assert cv2.imread(str(tmp_path / "ck" / "curves.png")).std() > 10
 
 
-def test_lines_of_iterations_that_are_done_again_are_taken_out(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=2)
-    trainer.train(config)
-    whole = losses_of(config)
-    with open(tmp_path / "ck" / "losses.csv", "a") as file:
-        file.write("3,1.0,0.1,0.5,1.0,0.1\n4,1.0,0")  # of a run that was killed, the last line cut
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=3))
-    rows = losses_of(config)
-    assert rows[:2] == whole and [row["iteration"] for row in rows] == ["1", "2", "3"] and rows[2]["loss"] != "1.0"
+@pytest.mark.usefixtures("undrawn")
+def test_lines_of_iterations_that_are_done_again_are_taken_out(begun):
+    whole = losses_of(begun)
+    with open(Path(begun.save_dir, "losses.csv"), "a") as file:
+        file.write("2,1.0,0.1,0.5,1.0,0.1\n3,1.0,0")  # of a run that was killed, the last line cut
+    trainer.train(begun)
+    rows = losses_of(begun)
+    assert rows[:1] == whole and [row["iteration"] for row in rows] == ["1", "2"] and rows[1]["loss"] != "1.0"
