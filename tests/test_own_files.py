@@ -92,7 +92,8 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_cleared_at_the_next_start_and_not
     (folder / ".4.0123abcd.partial").mkdir()  # killed before its first file, ...
     for name in ("5.partial", ".5.0123abcd.partial"):  # ... and before its last; earlier versions used the plain name
         put(folder, f"{name}/model.safetensors")
-    shutil.copytree(folder / "3", folder / ".best.0123abcd.partial")
+    for name in (".best.0123abcd.partial", ".best.previous.0123abcd.partial"):
+        shutil.copytree(folder / "3", folder / name)
     (folder / "3" / "state.partial.json").write_bytes(b"{")  # of the record of a test
     checkpoint, is_own = open_folder(run)
     assert is_own and checkpoint.state["iteration"] == 3

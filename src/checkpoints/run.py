@@ -39,7 +39,7 @@ from src.errors import Diverged, UserError, WriteError, reason_of
 from src.flag_values import NEWEST, list_flags
 from src.reports.own_folder import check_test_folders, take_log_dir
 from src.runtime import ranks
-from src.runtime.files import PARTIAL, free_name, remove_files, write_whole
+from src.runtime.files import PARTIAL, free_name, hidden_name, remove_files, write_whole
 from src.runtime.log import log_to, warn_if_unwritable
 from src.utils.loss_scale import LossScale
 from src.utils.metrics import UNITS
@@ -50,8 +50,10 @@ RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", *FRAME_FLAGS, "batch_size", "seed",
 CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
 BEST = "best"
 EARLIER, DAMAGED = "earlier", "damaged"  # marks of what is renamed: best.earlier-1, 500.damaged-1
-# What a killed process was writing; earlier versions called it 500.partial.
-UNFINISHED = re.compile(rf"\.?({ITERATION.pattern}|{BEST})(\.[0-9a-f]{{8}})?{re.escape(PARTIAL)}")
+# What a killed process was writing or removing; earlier versions called it 500.partial.
+UNFINISHED = re.compile(
+    rf"\.?({ITERATION.pattern}|{BEST}|{BEST}{re.escape(PREVIOUS)})(\.[0-9a-f]{{8}})?{re.escape(PARTIAL)}"
+)
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -262,8 +264,12 @@ def _remove(path: str) -> None:
     """Remove a checkpoint; of one that the user keeps elsewhere the link alone."""
     if os.path.islink(path):
         os.remove(path)
-    else:
-        remove_files(path, FILES)
+        return
+    if set(names_in(path)) <= set(FILES):  # after a kill the next start finishes what has a hidden name
+        hidden = hidden_name(path)
+        os.rename(path, hidden)
+        path = hidden
+    remove_files(path, FILES)
 
 
 def remove_old(config: Config) -> None:
@@ -292,7 +298,7 @@ def restore_best(save_dir: str) -> None:
 
 
 def _remove_unfinished(save_dir: str, but: Checkpoint | None) -> None:
-    """Remove what a killed process has left of checkpoints that it wrote, but the one that a user has named."""
+    """Remove what a killed process has left of checkpoints that it wrote or removed, but the one a user has named."""
     for name in filter(UNFINISHED.fullmatch, names_in(save_dir)):
         path = os.path.join(save_dir, name)
         is_named = but is not None and os.path.realpath(path) == os.path.realpath(but.path)
