@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -36,6 +35,7 @@ from src.errors import UserError  # noqa: E402
 from src.models.forecaster import Forecaster  # noqa: E402
 from src.models.model_factory import build_model  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
+from src.runtime.files import new_folder  # noqa: E402
 
 PROGRAM = "model"
 SIZES_FILE = "forecast.json"
@@ -66,12 +66,8 @@ def export(checkpoint: Path, out: Path) -> None:
     network = build_model(config)
     load_weights(network, str(checkpoint), config)
 
-    out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        save_program(network, config, str(partial / PROGRAM))
+    with new_folder(out.resolve()) as folder:
+        save_program(network, config, os.path.join(folder, PROGRAM))
         sizes = {
             "input_length": config.input_length,
             "total_length": config.total_length,
@@ -80,10 +76,7 @@ def export(checkpoint: Path, out: Path) -> None:
             "iteration": state["iteration"],
             "paddle": paddle.__version__,
         }
-        (partial / SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        Path(folder, SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
 
 
 def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:

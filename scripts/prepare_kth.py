@@ -21,7 +21,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -44,7 +43,7 @@ from src.data_provider.kth_sequences import (  # noqa: E402
 from src.data_provider.videos import frames_of, is_video  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
-from src.runtime.files import PARTIAL, lock, write_whole  # noqa: E402
+from src.runtime.files import PARTIAL, lock, new_folder, write_whole  # noqa: E402
 from src.runtime.process_env import usable_cores  # noqa: E402
 from src.runtime.signals import die_with_parent  # noqa: E402
 
@@ -155,25 +154,22 @@ def write_recording(video: Video, folder: Path, ranges: Ranges | None, quality: 
         UserError: the video has no frame that can be read, or ends before the ranges do.
         OSError: a frame cannot be written.
     """
-    # A name of its own: on a file system without locks another run may be writing the same recording.
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    partial.mkdir(parents=True)
+    written = number = 0
     try:
-        written = number = 0
-        with _as_file(video, partial) as path:
-            for number, picture in enumerate(frames_of(path), start=1):
-                if ranges is None or any(first <= number <= last for first, last in ranges):
-                    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
-                    (partial / f"image_{number:04d}.jpg").write_bytes(jpeg)
-                    written += 1
-        expected = max((last for _, last in ranges), default=0) if ranges else 1
-        if number < expected:
-            raise UserError(f"{video}: only {number} frames can be read, expected {expected}")
-        if not folder.exists():
-            partial.rename(folder)
-        return written
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(folder) as partial:
+            with _as_file(video, Path(partial)) as path:
+                for number, picture in enumerate(frames_of(path), start=1):
+                    if ranges is None or any(first <= number <= last for first, last in ranges):
+                        _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+                        Path(partial, f"image_{number:04d}.jpg").write_bytes(jpeg)
+                        written += 1
+            expected = max((last for _, last in ranges), default=0) if ranges else 1
+            if number < expected:
+                raise UserError(f"{video}: only {number} frames can be read, expected {expected}")
+    except OSError:
+        if not folder.exists():  # on a file system without locks another run may have written the same recording
+            raise
+    return written
 
 
 def _start_process(parent: int) -> None:

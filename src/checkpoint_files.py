@@ -69,8 +69,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")  # which Python reads, and which is no JSON
 
 
-def is_count(value: Any) -> bool:
-    """Whether a value of state.json can count something."""
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
@@ -86,15 +85,15 @@ def _is_flat(value: Any) -> bool:
 def _is_best(value: Any) -> bool:
     return value is None or (
         _is_flat(value)
-        and is_count(value.get("iteration"))
-        and is_count(value.get("clips", 0))
+        and _is_count(value.get("iteration"))
+        and _is_count(value.get("clips", 0))
         and "psnr" in value
         and all(map(_is_figure, value.values()))
     )
 
 
 _PARTS = {
-    **dict.fromkeys(("iteration", "tested", "train_clips", "ranks"), is_count),
+    **dict.fromkeys(("iteration", "tested", "train_clips", "ranks"), _is_count),
     **dict.fromkeys(("config", "sha256", "versions"), _is_flat),
     "best": _is_best,
 }

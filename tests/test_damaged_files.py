@@ -91,7 +91,7 @@ def only_user_errors(read):
 
 
 def use_everything(config, path):
-    """All that a start from a checkpoint does: a resume and a start from its weights."""
+    """All that reads a checkpoint: a resume, a start from its weights, the flags of a forecast with it."""
     resume = Config(**{**vars(config), "resume": "newest", "max_iterations": 2})
     model = build_model(config)
     found = only_user_errors(lambda: find_checkpoint(resume))
@@ -100,6 +100,7 @@ def use_everything(config, path):
         only_user_errors(lambda: restore(found, model, optimizer))
         only_user_errors(lambda: check_clips(found, 18))
     only_user_errors(lambda: load_weights(model, str(path), config))
+    only_user_errors(lambda: Config.from_command_line(["--predict_video", "film", "--pretrained_model", str(path)]))
 
 
 def put(path, contents):
@@ -125,30 +126,19 @@ def test_damaged_tensors_with_or_without_a_fitting_checksum(checkpoint, data):
     use_everything(config, path)
 
 
-@MANY
+@settings(MANY, max_examples=300)
 @given(data=st.data())
-def test_a_damaged_state(checkpoint, data):
-    config, path, contents = checkpoint
-    put(path, {**contents, "state.json": data.draw(damaged(contents["state.json"]))})
-    use_everything(config, path)
-
-
-@MANY
-@given(key=st.sampled_from(["iteration", "config", "best", "tested", "train_clips", "sha256", "versions"]), value=JSON)
-def test_a_state_with_any_json_for_one_of_its_values(checkpoint, key, value):
-    config, path, contents = checkpoint
-    state = {**json.loads(contents["state.json"]), key: value}
-    put(path, {**contents, "state.json": json.dumps(state).encode()})
-    use_everything(config, path)
-
-
-@MANY
-@given(flag=st.sampled_from(["num_hidden", "img_width", "lr", "keep_checkpoints", "resume", "unknown"]), value=JSON)
-def test_a_state_with_any_json_for_one_of_its_flags(checkpoint, flag, value):
+def test_a_damaged_state_and_one_with_any_json_for_a_value_or_a_flag(checkpoint, data):
     config, path, contents = checkpoint
     state = json.loads(contents["state.json"])
-    state["config"][flag] = value
-    put(path, {**contents, "state.json": json.dumps(state).encode()})
+    way = data.draw(st.sampled_from(["bytes", "value", "flag"]))
+    if way == "bytes":
+        content = data.draw(damaged(contents["state.json"]))
+    else:
+        part = state if way == "value" else state["config"]
+        part[data.draw(st.sampled_from([*part, "unknown"]))] = data.draw(JSON)
+        content = json.dumps(state).encode()
+    put(path, {**contents, "state.json": content})
     use_everything(config, path)
 
 

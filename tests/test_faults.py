@@ -370,7 +370,7 @@ def test_a_checkpoint_that_cannot_be_written_after_an_error_does_not_hide_it(kth
 
 
 OUT_OF_MEMORY = """
-import resource, sys
+import gc, resource, sys
 import runp
 from src import trainer  # loads Paddle, which takes address space too
 with open("/proc/self/statm") as file:
@@ -378,6 +378,7 @@ with open("/proc/self/statm") as file:
 resource.setrlimit(resource.RLIMIT_AS, (size + 250 * 2**20, resource.RLIM_INFINITY))
 for arguments in eval(sys.argv[1]):
     print(runp.main(arguments))
+    gc.collect()  # a run has a process of its own; here cycles of the one before would hold on to memory
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 import runp
 from src import trainer
 from src.checkpoints.checkpoint import checkpoints, save_checkpoint
-from src.checkpoints.run import open_folder, remove_old, save_best
+from src.checkpoints.run import Run, open_folder, remove_old
 from src.data_provider.datasets_factory import DATASETS, DataSet, build_dataset
 from src.errors import UserError, WriteError
 from src.evaluator import evaluate
@@ -86,12 +86,14 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_cleared_at_the_next_start_and_not
     folder = Path(run.save_dir)
     put(folder, "7.partial/notes.txt", "7.partial/model.safetensors", ".8.0123abcd.partial/notes.txt", "mine.txt")
     put(folder, "mine.partial/model.safetensors")
-    (folder / "link.partial").symlink_to(put(tmp_path / "elsewhere", "model.safetensors"))
+    (folder / "9.partial").symlink_to(put(tmp_path / "elsewhere", "model.safetensors"))
+    put(folder, "10.partial")  # a file
     before = content_of(folder)
     (folder / ".4.0123abcd.partial").mkdir()  # killed before its first file, ...
     for name in ("5.partial", ".5.0123abcd.partial"):  # ... and before its last; earlier versions used the plain name
         put(folder, f"{name}/model.safetensors")
-    shutil.copytree(folder / "3", folder / ".best.0123abcd.partial")
+    for name in (".best.0123abcd.partial", ".best.previous.0123abcd.partial"):
+        shutil.copytree(folder / "3", folder / name)
     (folder / "3" / "state.partial.json").write_bytes(b"{")  # of the record of a test
     checkpoint, is_own = open_folder(run)
     assert is_own and checkpoint.state["iteration"] == 3
@@ -131,18 +133,31 @@ def test_of_old_checkpoints_the_programs_own_files_go_alone(run, tmp_path):
 
 def test_files_that_a_user_puts_in_the_way_of_a_checkpoint_during_a_run_stay(run):
     folder, model = Path(run.save_dir), build_model(run)
+    going_on = Run(run, model, sgd(model), 18)
+
+    def best_of_iteration(number):
+        going_on.finished = number
+        metrics = {"psnr": 1e3 + number, "ssim": 1.0, "mse": 0.0, "mae": 0.0}
+        going_on.record_test({"sequences": 2, "model": metrics})
+        assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+
     put(folder, "4/notes.txt", "best/notes.txt")
     with pytest.raises(WriteError, match="--save_dir .*save_dir/4 is there already"):
         save_checkpoint(run, 4, model, sgd(model))
     assert content_of(folder / "4") == {"notes.txt": b"mine"}
-    for iteration in (5, 6):  # the second finds "best" as the program left it
-        save_best(run, iteration, model, sgd(model), {"best": {"iteration": iteration, "clips": 2, "psnr": 1e3}})
-        assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
-        assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+    best_of_iteration(5)
+    best_of_iteration(6)  # which finds "best" as the program left it
+    assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
+    elsewhere = shutil.move(folder / "best", folder.parent / "elsewhere")
+    (folder / "best").symlink_to(elsewhere)
+    before = content_of(elsewhere)
+    best_of_iteration(7)
+    assert content_of(elsewhere) == before
     shutil.rmtree(folder / "best")
     put(folder, "best/model.safetensors")
-    save_best(run, 7, model, sgd(model), {"best": {"iteration": 7, "clips": 2, "psnr": 1e3}})
+    best_of_iteration(8)
     assert content_of(folder / "best.earlier-2") == {"model.safetensors": b"mine"}
+    assert not (folder / "best.earlier-3").exists() and not (folder / "best.previous").exists()
 
 
 # ---- tests and forecasts
@@ -182,16 +197,19 @@ def test_a_forecast_goes_to_no_folder_of_a_user_also_through_a_link(three_checkp
 
 
 def test_a_forecast_does_not_take_the_place_of_its_own_film(three_checkpoints, film, tmp_path, capfd):
-    out = tmp_path / "out"
-    (out / "forecast").mkdir(parents=True)
-    own = Path(shutil.copy(film, out / "forecast" / "forecast.mp4"))
     take_folder(str(tmp_path / "marked" / "forecast"), FILM)
-    marked = Path(shutil.copy(film, tmp_path / "marked" / "forecast" / "forecast.mp4"))
-    for path in (own, marked):
+    put(tmp_path / "cars", "1.png", "2.png", "3.png")
+    cases = [(tmp_path / "cars", out) for out in (tmp_path, tmp_path / "cars", tmp_path / "cars" / "out")]
+    for out in (tmp_path / "plain", tmp_path / "marked"):
+        (out / "forecast").mkdir(parents=True, exist_ok=True)
+        cases.append((shutil.copy(film, out / "forecast" / "forecast.mp4"), out))
+    before = content_of(tmp_path)
+    for path, out in cases:
         capfd.readouterr()
-        assert forecast(path, three_checkpoints, path.parent.parent) == 2
-        assert refused(capfd, "--gen_frm_dir", "among the film's own frames")
-        assert path.read_bytes() == film.read_bytes() and len(list(path.parent.glob("*.*"))) == 1 + (path == marked)
+        assert forecast(path, three_checkpoints, out) == 2
+        assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")
+    shutil.rmtree(tmp_path / "cars" / "out", ignore_errors=True)  # made where it is checked whether it can be written
+    assert content_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["test_result", "3"])
@@ -325,14 +343,6 @@ def test_a_data_set_of_one_s_own_is_taken_to_read_its_whole_folder(tmp_path, mon
             check(tmp_path / "data", tmp_path, dataset_name="own", gen_frm_dir=place)
 
 
-def test_a_forecast_does_not_go_into_the_folder_of_its_film(three_checkpoints, tmp_path, capfd):
-    put(tmp_path / "cars", "1.png", "2.png", "3.png")
-    for out in (tmp_path, tmp_path / "cars", tmp_path / "cars" / "out"):
-        capfd.readouterr()
-        assert forecast(tmp_path / "cars", three_checkpoints, out) == 2
-        assert refused(capfd, f"--gen_frm_dir {out}: the forecast would go among the film's own frames")
-
-
 # ---- two runs
 
 
@@ -348,7 +358,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
+def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(kth_sample, tmp_path):
     """Once the first has ended the next one starts, even if a process that the first has forked is still there."""
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path],
@@ -364,7 +374,7 @@ def test_a_second_run_is_refused_also_where_the_log_has_been_deleted(tmp_path):
             if delete:
                 (tmp_path / "train.log").unlink()
             with pytest.raises(UserError, match="--save_dir .*another process is training there"):
-                log_to(str(tmp_path))
+                trainer.train(settings_for(kth_sample, tmp_path, save_dir=tmp_path))
         first.kill()
         first.wait()
         log_to(str(tmp_path))

@@ -1,8 +1,10 @@
 """--resume: a continued run is the uninterrupted one; schedules, best and kept checkpoints, records."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from src import evaluator, trainer
 from src.checkpoints.checkpoint import checkpoints, read_checkpoint
+from src.checkpoints.run import check_clips, find_checkpoint
 from src.config import Config
 from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.loader import spread
@@ -44,8 +47,7 @@ TABLE = [
 
 @pytest.mark.device
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimizer", "num_workers"), [("sgd", 0), ("adam", 2)])
 def test_a_run_in_three_pieces_is_the_run_in_one_go_bit_for_bit(
     kth_sample, tmp_path, monkeypatch, optimizer, num_workers
 ):
@@ -130,6 +132,22 @@ def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(
         np.testing.assert_array_equal(array, two.weights[name])
 
 
+@pytest.fixture(scope="module")
+def one_iteration(kth_sample, tmp_path_factory):
+    """Settings of a run of one iteration and its test."""
+    config = settings_for(kth_sample, tmp_path_factory.mktemp("one"), max_iterations=1, test_interval=1)
+    trainer.train(config)
+    return config
+
+
+@pytest.fixture
+def begun(one_iteration, tmp_path):
+    """The same to go on with, in a copy of its folder."""
+    shutil.copytree(one_iteration.save_dir, tmp_path / "ck")
+    changes = {"save_dir": str(tmp_path / "ck"), "gen_frm_dir": str(tmp_path / "results"), "resume": "newest"}
+    return dataclasses.replace(one_iteration, max_iterations=2, **changes)
+
+
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
@@ -141,53 +159,34 @@ def test_a_directory_given_to_resume_is_the_start_and_newer_ones_are_in_its_way(
         ({"dataset_name": "mnist"}, ["--dataset_name action", "--dataset_name mnist"]),
     ],
 )
-def test_flags_of_network_and_data_that_differ_are_listed(kth_sample, tmp_path, settings, parts):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    with pytest.raises(UserError) as error:
-        trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, **settings))
-    assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
-    assert checkpoints(config.save_dir) == [1]
+def test_flags_of_network_and_data_that_differ_are_listed(begun, settings, parts):
+    for resume in ("newest", f"{begun.save_dir}/1"):
+        with pytest.raises(UserError) as error:
+            find_checkpoint(dataclasses.replace(begun, resume=resume, **settings))
+        assert str(error.value).startswith("--resume") and all(part in str(error.value) for part in parts)
 
 
-def test_other_flags_may_change_and_the_log_says_so(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, lr=1e-4))
-    log = (tmp_path / "ck" / "train.log").read_text()
+@pytest.mark.usefixtures("undrawn")
+def test_other_flags_may_change_and_the_log_says_so(begun):
+    trainer.train(dataclasses.replace(begun, lr=1e-4))
+    log = Path(begun.save_dir, "train.log").read_text()
     assert "changed since the checkpoint: --lr 0.0001 (was 0.001)" in log and "iteration 2/2, loss " in log
-    assert [float(row["lr"]) for row in losses_of(config)] == [1e-3, 1e-4]
+    assert [float(row["lr"]) for row in losses_of(begun)] == [1e-3, 1e-4]
 
 
-def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    trainer.train(config)
-    path = tmp_path / "ck" / "1" / "state.json"
+def test_another_data_set_is_refused_and_a_lost_clip_is_told(begun):
+    path = Path(begun.save_dir, "1", "state.json")
     state = json.loads(path.read_text())
     clips = state["train_clips"]
-    assert clips == len(build_dataset(config, "train"))
-    again = dataclasses.replace(config, resume="newest", max_iterations=2)
+    assert clips == len(build_dataset(begun, "train"))
     path.write_text(json.dumps({**state, "train_clips": clips * 2}))
     with pytest.raises(UserError, match=f"had {clips * 2} clips, --train_data_paths has {clips}"):
-        trainer.train(again)
-    monkeypatch.setattr("src.checkpoints.run.CLIPS_MAY_DIFFER", 0.5)
-    trainer.train(again)
-    assert f"had {clips * 2} clips when" in (tmp_path / "ck" / "train.log").read_text()
-
-
-def test_two_runs_in_one_folder_are_refused(kth_sample, tmp_path, monkeypatch):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1)
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom src.runtime.log import log_to\n"
-        "log_to(sys.argv[2]); print('locked', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code, str(ROOT), config.save_dir]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="--save_dir .*another process is training there"):
-            trainer.train(config)
-        other.communicate("\n")
-    trainer.train(config)
+        trainer.train(begun)
+    checkpoint = read_checkpoint("", str(path.parent))
+    for found, is_refused in ((1010, False), (990, False), (1011, True), (989, True)):
+        checkpoint.state["train_clips"] = 1000
+        with pytest.raises(UserError) if is_refused else contextlib.nullcontext():
+            check_clips(checkpoint, found)
 
 
 # ---- learning rate and optimizer
@@ -326,26 +325,22 @@ def test_a_kill_between_the_line_of_a_test_and_its_checkpoint_has_the_test_done_
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
-    trainer.train(config)
-    path = tmp_path / "ck" / "best" / "state.json"
+def test_a_better_checkpoint_of_an_abandoned_branch_is_not_overwritten(begun):
+    path = Path(begun.save_dir, "best", "state.json")
     state = json.loads(path.read_text())
     state["best"].update(psnr=99.0, iteration=7)
     path.write_text(json.dumps(state))
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=4))
+    trainer.train(dataclasses.replace(begun, max_iterations=3))
     assert json.loads(path.read_text())["best"]["psnr"] == 99.0
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_figures_of_different_test_sets_are_not_compared(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=1, test_interval=1)
-    trainer.train(config)
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=2, test_max_clips=2, lr=1e-30))
-    best = read_checkpoint("", f"{config.save_dir}/best").state["best"]
+def test_figures_of_different_test_sets_are_not_compared(begun):
+    trainer.train(dataclasses.replace(begun, test_max_clips=2, lr=1e-30))
+    best = read_checkpoint("", f"{begun.save_dir}/best").state["best"]
     assert (best["iteration"], best["clips"]) == (2, 2)
-    assert read_checkpoint("", f"{config.save_dir}/best.earlier-1").state["best"]["iteration"] == 1
-    assert "the best starts anew" in (tmp_path / "ck" / "train.log").read_text()
+    assert read_checkpoint("", f"{begun.save_dir}/best.earlier-1").state["best"]["iteration"] == 1
+    assert "the best starts anew" in Path(begun.save_dir, "train.log").read_text()
 
 
 def test_a_test_inside_training_can_take_a_part_of_the_set_spread_evenly(kth_sample, tmp_path):
@@ -421,12 +416,11 @@ def test_metrics_of_a_run_that_an_older_version_began_stay_and_go_on(kth_sample,
     assert cv2.imread(str(tmp_path / "ck" / "curves.png")).std() > 10
 
 
-def test_lines_of_iterations_that_are_done_again_are_taken_out(kth_sample, tmp_path):
-    config = settings_for(kth_sample, tmp_path, max_iterations=2)
-    trainer.train(config)
-    whole = losses_of(config)
-    with open(tmp_path / "ck" / "losses.csv", "a") as file:
-        file.write("3,1.0,0.1,0.5,1.0,0.1\n4,1.0,0")  # of a run that was killed, the last line cut
-    trainer.train(dataclasses.replace(config, resume="newest", max_iterations=3))
-    rows = losses_of(config)
-    assert rows[:2] == whole and [row["iteration"] for row in rows] == ["1", "2", "3"] and rows[2]["loss"] != "1.0"
+@pytest.mark.usefixtures("undrawn")
+def test_lines_of_iterations_that_are_done_again_are_taken_out(begun):
+    whole = losses_of(begun)
+    with open(Path(begun.save_dir, "losses.csv"), "a") as file:
+        file.write("2,1.0,0.1,0.5,1.0,0.1\n3,1.0,0")  # of a run that was killed, the last line cut
+    trainer.train(begun)
+    rows = losses_of(begun)
+    assert rows[:1] == whole and [row["iteration"] for row in rows] == ["1", "2"] and rows[1]["loss"] != "1.0"

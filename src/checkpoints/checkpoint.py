@@ -31,7 +31,6 @@ from src.checkpoint_files import (
     OPTIMIZER_FILE,
     STATE_FILE,
     DamagedCheckpoint,
-    is_count,
     no_checkpoint,
     of_another_program,
     read_state,
@@ -40,12 +39,13 @@ from src.checkpoint_files import (
 from src.config import LATER_FLAGS, Config, check_same_network
 from src.errors import UserError, WriteError, reason_of
 from src.runtime.files import new_folder, partial_name, write_flushed
-from src.utils.loss_scale import LossScale, is_scale
+from src.utils.loss_scale import LossScale
 from src.utils.weight_average import WeightAverage
 
 # In the order in which they are removed: a folder without a model is none that is listed, and state.json marks it as
 # the program's own to the last.
 FILES = (MODEL_FILE, OPTIMIZER_FILE, EMA_FILE, partial_name(STATE_FILE), STATE_FILE)
+NEEDED = {"iteration", "config", "sha256"}  # in state.json, to go on with a run
 ITERATION = re.compile("[1-9][0-9]*")
 PREVIOUS = ".previous"  # a checkpoint in the moment when its place is taken
 NAMES_SHOWN = 4
@@ -209,9 +209,10 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
     with reading(flag, STATE_FILE):
         if not state:
             raise FileNotFoundError
-        missing = {"iteration", "config", "sha256"} - state.keys()
-        if missing or not _is_loss_scale(state.get("loss_scale")):
-            raise ValueError(f"no {min(missing, default='loss_scale')} that a run can go on with")
+        missing = sorted(NEEDED - state.keys())
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
+        LossScale(**(state.get("loss_scale") or {}))
         known = {field.name for field in dataclasses.fields(Config)}
         saved = {name: value for name, value in state["config"].items() if name in known}
         checked = dataclasses.asdict(Config(**saved))
@@ -225,16 +226,6 @@ def read_checkpoint(flag: str, directory: str) -> Checkpoint:
     if name:
         raise DamagedCheckpoint(f"{flag}: {name} is not finite, so it cannot be continued; give another checkpoint")
     return Checkpoint(directory, state, weights, optimizer, average)
-
-
-def _is_loss_scale(value: Any) -> bool:
-    counts = {"good_steps", "bad_steps", "skipped"}
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {field.name for field in dataclasses.fields(LossScale)}
-        and is_scale(value["value"])
-        and all(is_count(value[name]) for name in counts)
-    )
 
 
 def _read_tensors(flag: str, directory: str, name: str, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -328,27 +319,34 @@ def _set_weights(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> None:
 def _check_weights(flag: str, model: nn.Layer, found: Mapping[str, np.ndarray]) -> None:
     """Raises UserError with what differs: each flag that decides it, with one parameter as the example."""
     expected = model.state_dict()
+    wrong = _mismatches({name: f"float32 {list(tensor.shape)}" for name, tensor in expected.items()}, found)
+    if not wrong:
+        return
     by_flag: dict[str, list[str]] = {}
-    deciding_flag = getattr(model, "deciding_flag", lambda *_: "the network")
     if len(_kinds(found) - _kinds(expected)) > len(_kinds(found)) / 2:  # no flag of one model makes so many
-        by_flag["--model_name"] = [f"{name} is not in the network" for name in sorted(found.keys() - expected.keys())]
+        by_flag["--model_name"] = [what for name, what in wrong.items() if name not in expected]
     else:
-        for name in sorted(expected.keys() | found.keys()):
-            if name not in found:
-                by_flag.setdefault(deciding_flag(name), []).append(f"{name} is missing")
-            elif name not in expected:
-                by_flag.setdefault(deciding_flag(name), []).append(f"{name} is not in the network")
-            elif list(found[name].shape) != list(expected[name].shape):
-                there, here = list(found[name].shape), list(expected[name].shape)
-                by_flag.setdefault(deciding_flag(name, there, here), []).append(f"{name} is {there} there, {here} here")
-            elif found[name].dtype != np.float32:
-                by_flag.setdefault("the type", []).append(f"{name} is {found[name].dtype}, expected float32")
+        deciding_flag = getattr(model, "deciding_flag", lambda *_: "the network")
+        for name, what in wrong.items():
+            shapes = [list(arrays[name].shape) for arrays in (found, expected) if name in arrays]
+            is_type = len(shapes) == 2 and shapes[0] == shapes[1]
+            decider = "the type" if is_type else deciding_flag(name, *(shapes if len(shapes) == 2 else ()))
+            by_flag.setdefault(decider, []).append(what)
     differing = [
         f"{decider} differs ({examples[0]}" + (f", and {len(examples) - 1} more)" if len(examples) > 1 else ")")
         for decider, examples in by_flag.items()
     ]
-    if differing:
-        raise UserError(f"{flag}: does not fit the network: {'; '.join(differing)}")
+    raise UserError(f"{flag}: does not fit the network: {'; '.join(differing)}")
+
+
+def _mismatches(expected: Mapping[str, str], found: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What is wrong with each array that is not of the type and shape expected under its name."""
+    there = {name: f"{array.dtype} {list(array.shape)}" for name, array in found.items()}
+    wrong = {name: f"{name} is not in the network" for name in there.keys() - expected.keys()}
+    for name in expected:
+        if there.get(name) != expected[name]:
+            wrong[name] = f"{name} is {there.get(name, 'missing')}, expected {expected[name]}"
+    return dict(sorted(wrong.items()))
 
 
 def _kinds(names: Iterable[str]) -> set[str]:
@@ -362,13 +360,9 @@ def _check_optimizer(
     parameters: Mapping[str, paddle.Tensor],
     optimizer: paddle.optimizer.Optimizer,
 ) -> None:
-    """See that each parameter has the accumulators that this Paddle's optimizer keeps, and no other one has any.
-
-    Raises:
-        UserError: one is missing, has another shape or type, or is of no parameter of the network.
-    """
-    tensors, loss_scale = checkpoint.optimizer, checkpoint.state.get("loss_scale") or {}
-    if not tensors and loss_scale.get("skipped", -1) >= checkpoint.state["iteration"]:
+    """Raises UserError unless each parameter has the accumulators that this Paddle's optimizer keeps."""
+    loss_scale = checkpoint.state.get("loss_scale") or {}
+    if not checkpoint.optimizer and loss_scale.get("skipped", -1) >= checkpoint.state["iteration"]:
         return  # in float16 every step may have been skipped so far
     # A first step of one like it shows what the optimizer keeps.
     probe = paddle.create_parameter([1, 2], "float32", default_initializer=nn.initializer.Constant(0.0))
@@ -376,19 +370,14 @@ def _check_optimizer(
     probe.sum().backward()
     trial.step()
     kept = {key[len(probe.name) + 1 :]: value.numpy() for key, value in trial.state_dict().items()}
-    expected = {
-        f"{name}:{accumulator}": (example.dtype, tuple(parameter.shape) if example.shape == (1, 2) else example.shape)
-        for name, parameter in parameters.items()
-        for accumulator, example in kept.items()
-    }
-    for name, (dtype, shape) in expected.items():
-        array = tensors.get(name)
-        if array is None or (array.dtype, array.shape) != (dtype, shape):
-            there = "is missing" if array is None else f"is {array.dtype} {list(array.shape)}"
-            raise UserError(
-                f"{flag}: {name} {there}, expected {dtype} {list(shape)}; "
-                "give another checkpoint, or start a new run from its weights with --pretrained_model"
-            )
-    unknown = [name for name in tensors if name.partition(":")[0] not in parameters]
-    if unknown:
-        raise UserError(f"{flag} has {unknown[0]}, which is not in the network; give another checkpoint")
+    expected = {}
+    for name, parameter in parameters.items():
+        for accumulator, example in kept.items():
+            shape = parameter.shape if example.shape == (1, 2) else example.shape
+            expected[f"{name}:{accumulator}"] = f"{example.dtype} {list(shape)}"
+    # Another Paddle may have kept more of a parameter, which does no harm.
+    used = {name for name in checkpoint.optimizer if name in expected or name.partition(":")[0] not in parameters}
+    wrong = _mismatches(expected, {name: checkpoint.optimizer[name] for name in used})
+    if wrong:
+        advice = "give another checkpoint, or start a new run from its weights with --pretrained_model"
+        raise UserError(f"{flag}: {next(iter(wrong.values()))}; {advice}")

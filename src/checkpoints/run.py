@@ -23,6 +23,7 @@ from src.checkpoints.checkpoint import (
     FILES,
     ITERATION,
     NAMES_SHOWN,
+    NEEDED,
     PREVIOUS,
     Checkpoint,
     checkpoints,
@@ -38,7 +39,7 @@ from src.errors import Diverged, UserError, WriteError, reason_of
 from src.flag_values import NEWEST, list_flags
 from src.reports.own_folder import check_test_folders, take_log_dir
 from src.runtime import ranks
-from src.runtime.files import PARTIAL, free_name, remove_files, write_whole
+from src.runtime.files import PARTIAL, free_name, hidden_name, remove_files, write_whole
 from src.runtime.log import log_to, warn_if_unwritable
 from src.utils.loss_scale import LossScale
 from src.utils.metrics import UNITS
@@ -49,8 +50,10 @@ RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", *FRAME_FLAGS, "batch_size", "seed",
 CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
 BEST = "best"
 EARLIER, DAMAGED = "earlier", "damaged"  # marks of what is renamed: best.earlier-1, 500.damaged-1
-# What a killed process was writing; earlier versions called it 500.partial.
-UNFINISHED = re.compile(rf"\.?({ITERATION.pattern}|{BEST})(\.[0-9a-f]{{8}})?{re.escape(PARTIAL)}")
+# What a killed process was writing or removing; earlier versions called it 500.partial.
+UNFINISHED = re.compile(
+    rf"\.?({ITERATION.pattern}|{BEST}|{BEST}{re.escape(PREVIOUS)})(\.[0-9a-f]{{8}})?{re.escape(PARTIAL)}"
+)
 
 logger = logging.getLogger("e3d_lstm")
 
@@ -249,12 +252,24 @@ def _move_aside(path: str, mark: str) -> str:
     return aside
 
 
-def is_own(directory: str) -> bool:
+def is_removable(directory: str) -> bool:
     """Whether a folder is a checkpoint of this program, which its state.json shows; of any other nothing is removed."""
     try:
-        return {"iteration", "config", "sha256"} <= read_state(directory, directory).keys()
+        return NEEDED <= read_state(directory, directory).keys()
     except UserError:
         return False
+
+
+def _remove(path: str) -> None:
+    """Remove a checkpoint; of one that the user keeps elsewhere the link alone."""
+    if os.path.islink(path):
+        os.remove(path)
+        return
+    if set(names_in(path)) <= set(FILES):  # after a kill the next start finishes what has a hidden name
+        hidden = hidden_name(path)
+        os.rename(path, hidden)
+        path = hidden
+    remove_files(path, FILES)
 
 
 def remove_old(config: Config) -> None:
@@ -266,11 +281,8 @@ def remove_old(config: Config) -> None:
         return
     try:
         paths = [os.path.join(config.save_dir, str(number)) for number in numbered(config.save_dir)]
-        for path in [path for path in paths if is_own(path)][: -config.keep_checkpoints]:
-            if os.path.islink(path):  # kept elsewhere by the user: only the link goes
-                os.remove(path)
-            else:
-                remove_files(path, FILES)
+        for path in [path for path in paths if is_removable(path)][: -config.keep_checkpoints]:
+            _remove(path)
     except OSError as error:
         logger.warning("old checkpoints cannot be removed (%s)", error)
 
@@ -286,46 +298,13 @@ def restore_best(save_dir: str) -> None:
 
 
 def _remove_unfinished(save_dir: str, but: Checkpoint | None) -> None:
-    """Remove what a killed process has left of checkpoints that it wrote, but the one that a user has named."""
+    """Remove what a killed process has left of checkpoints that it wrote or removed, but the one a user has named."""
     for name in filter(UNFINISHED.fullmatch, names_in(save_dir)):
         path = os.path.join(save_dir, name)
-        if set(names_in(path)) <= set(FILES) and not (but and os.path.samefile(path, but.path)):
+        is_named = but is not None and os.path.realpath(path) == os.path.realpath(but.path)
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        if is_folder and not is_named and set(names_in(path)) <= set(FILES):
             remove_files(path, FILES)
-
-
-def save_best(
-    config: Config,
-    iteration: int,
-    model: nn.Layer,
-    optimizer: paddle.optimizer.Optimizer,
-    record: Mapping[str, Any],
-    average: WeightAverage | None = None,
-) -> str | None:
-    """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
-
-    A run that went on from an older checkpoint may find a better one there, of iterations it has not reached again.
-
-    Returns:
-        its path, None where the one that stands there stays.
-
-    Raises:
-        WriteError: as from save_checkpoint.
-    """
-    path = os.path.join(config.save_dir, BEST)
-    try:
-        restore_best(config.save_dir)
-        present = _best_in(path)
-        if present and present.get("clips") != record["best"].get("clips"):
-            _move_aside(path, EARLIER)  # the best of other tests
-        elif present and is_better(present, record["best"]):
-            return None
-        save_checkpoint(config, iteration, model, optimizer, record, average, BEST)
-        if is_own(path + PREVIOUS):
-            remove_files(path + PREVIOUS, FILES)
-        restore_best(config.save_dir)  # gives a name to what holds a user's files too
-    except OSError as error:
-        raise WriteError(f"--save_dir {config.save_dir}: {path} cannot be renamed ({reason_of(error)})") from None
-    return path
 
 
 def _best_in(directory: str) -> Mapping[str, Any] | None:
@@ -340,24 +319,6 @@ def is_better(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether a test's mean PSNR is above another's; None stands for a forecast without any error."""
     one, other = (math.inf if figures["psnr"] is None else figures["psnr"] for figures in (first, second))
     return one > other
-
-
-def record_test(directory: str, record: Mapping[str, Any]) -> None:
-    """Write ``best`` and ``tested`` into a checkpoint saved before its test; state.json is old or new, never half.
-
-    Raises:
-        WriteError: the checkpoint's state.json cannot be written.
-    """
-    flag = f"--save_dir {directory}"
-    try:
-        state = read_state(flag, directory)
-        if not state:
-            raise WriteError(f"{flag}: {STATE_FILE} has gone")
-        write_whole(os.path.join(directory, STATE_FILE), state_json({**state, **record}), flush=True)
-    except OSError as error:
-        raise WriteError(f"{flag}: {STATE_FILE} cannot be written ({reason_of(error)})") from None
-    except UserError as error:
-        raise WriteError(str(error)) from None
 
 
 # ---- the run
@@ -429,10 +390,12 @@ class Run:
             if not bool(paddle.isfinite(parameter).all()):
                 raise Diverged(f"after iteration {self.finished} {name} is not finite")
         if ranks.is_first():
-            path = save_checkpoint(self.config, self.finished, self.model, self.optimizer, self.record, self.average)
-            logger.info("checkpoint: %s", path)
+            logger.info("checkpoint: %s", self._write(self.record))
             remove_old(self.config)
         self.saved = self.finished
+
+    def _write(self, record: Mapping[str, Any], name: str = "") -> str:
+        return save_checkpoint(self.config, self.finished, self.model, self.optimizer, record, self.average, name)
 
     def try_to_save(self) -> None:
         """Write a checkpoint; a full or lost disk is a warning, and the next one may succeed: hours are at stake."""
@@ -473,14 +436,53 @@ class Run:
         latest |= {name: metrics["model"][name] for name in UNITS}
         if self.best is None or is_better(latest, self.best):
             with warn_if_unwritable(self.config.is_training):
-                record = {**self.record, "best": latest}
-                path = save_best(self.config, self.finished, self.model, self.optimizer, record, self.average)
+                self._save_best(latest)
                 self.best = latest  # not where it could not be written: the next good test is to take its place
-                if path:
-                    logger.info("best so far: %s", path)
         if self.saved == self.finished:
             with warn_if_unwritable(self.config.is_training):
-                record_test(self.path(self.saved), self.record)
+                self._record_in_checkpoint()
+
+    def _save_best(self, latest: Mapping[str, Any]) -> None:
+        """Put a checkpoint in the place of ``<save_dir>/best/`` unless what stands there is better.
+
+        A run that went on from an older checkpoint may find a better one there, of iterations not reached again.
+
+        Raises:
+            WriteError: it cannot be written, or what stands there cannot be renamed.
+        """
+        save_dir = self.config.save_dir
+        path = os.path.join(save_dir, BEST)
+        try:
+            restore_best(save_dir)
+            present = _best_in(path)
+            if present and present.get("clips") != latest["clips"]:
+                _move_aside(path, EARLIER)  # the best of other tests
+            elif present and is_better(present, latest):
+                return
+            self._write({**self.record, "best": latest}, BEST)
+            if is_removable(path + PREVIOUS):
+                _remove(path + PREVIOUS)
+            restore_best(save_dir)  # gives a name to what holds a user's files too
+        except OSError as error:
+            raise WriteError(f"--save_dir {save_dir}: {path} cannot be replaced ({reason_of(error)})") from None
+        logger.info("best so far: %s", path)
+
+    def _record_in_checkpoint(self) -> None:
+        """Write ``best`` and ``tested`` into a checkpoint saved before its test; state.json is old or new, never half.
+
+        Raises:
+            WriteError: the checkpoint's state.json cannot be written.
+        """
+        path = os.path.join(self.path(self.saved), STATE_FILE)
+        try:
+            state = read_state(path, self.path(self.saved))
+            if not state:
+                raise WriteError(f"{path}: has gone")
+            write_whole(path, state_json({**state, **self.record}), flush=True)
+        except OSError as error:
+            raise WriteError(f"{path}: cannot be written ({reason_of(error)})") from None
+        except UserError as error:
+            raise WriteError(str(error)) from None
 
     def path(self, iteration: int) -> str:
         """Where the checkpoint of an iteration lies."""

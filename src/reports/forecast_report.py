@@ -29,7 +29,7 @@ from src.reports.pictures import (
     write_png,
 )
 from src.reports.report_page import REPORT_FILE, report_page
-from src.runtime.files import write_whole
+from src.runtime.files import remove_files, write_whole
 from src.runtime.log import warn_if_unwritable
 from src.utils.metrics import BASELINES, UNITS, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
 
@@ -290,8 +290,7 @@ def remove_clips(directory: str) -> None:
         for batch in os.listdir(directory) if kind_of(directory) == TEST else []:
             folder = os.path.join(directory, batch)
             if batch.isdecimal() and os.path.isdir(folder) and not os.path.islink(folder):
-                if _remove_files(folder, PICTURE_NAME) and not os.listdir(folder):
-                    os.rmdir(folder)
+                _remove_files(folder, PICTURE_NAME)
     except OSError as error:
         raise _unwritable(directory, error) from None
 
@@ -305,12 +304,11 @@ def remove_forecast(directory: str) -> None:
         raise _unwritable(directory, error) from None
 
 
-def _remove_files(folder: str, names: re.Pattern[str]) -> int:
-    """Remove the files of a folder that have such names, and return how many there were."""
+def _remove_files(folder: str, names: re.Pattern[str]) -> None:
+    """Remove the files of a folder that have such names, and the folder if nothing is left; an empty one stays."""
     found = [name for name in (os.listdir(folder) if os.path.isdir(folder) else []) if names.fullmatch(name)]
-    for name in found:
-        os.remove(os.path.join(folder, name))
-    return len(found)
+    if found:
+        remove_files(folder, found)
 
 
 def write_pictures(directory: str, given: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 
 from src.config import Config
-from src.errors import UserError, WriteError
+from src.errors import UserError, WriteError, reason_of
 from src.reports.figures import METRICS_FILE, read_metrics
 from src.reports.pictures import ANIMATION_FILE, SHEET_FILE, VIDEO_FILE
 from src.runtime.files import write_whole
@@ -29,14 +29,12 @@ def kind_of(directory: str) -> str:
             return file.read().strip()
     except (OSError, ValueError):
         pass
-    names = set(os.listdir(directory)) if os.path.isdir(directory) else set()
-    if {SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, "gt01.png"} <= names:
+    if all(os.path.exists(os.path.join(directory, name)) for name in (SHEET_FILE, ANIMATION_FILE, VIDEO_FILE)):
         return FILM
     try:
-        metrics = read_metrics(os.path.join(directory, METRICS_FILE))
+        return TEST if "sequences" in read_metrics(os.path.join(directory, METRICS_FILE)) else FILM
     except UserError:
         return ""
-    return TEST if "sequences" in metrics else FILM
 
 
 def check_own(directory: str, kind: str) -> None:
@@ -52,19 +50,18 @@ def check_own(directory: str, kind: str) -> None:
     try:
         # Hidden files are never touched, and may be a file browser's.
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
-        found = kind_of(directory) if names else ""
     except FileNotFoundError:
         return
     except OSError as error:
-        raise WriteError(f"{directory}: cannot be written ({error.strerror}); give another --gen_frm_dir") from None
-    if not names or found == kind:
-        return
-    what = ", ".join(names[:NAMES_SHOWN])
-    holds = WHAT[found] if found in WHAT else f"{what}, which this program did not write"
-    raise WriteError(
-        f"--gen_frm_dir {os.path.dirname(directory)}: {WHAT[kind]} would go to {directory}, which holds {holds}; "
-        "move that away, or give another --gen_frm_dir"
-    )
+        raise _unwritable(directory, error) from None
+    found = kind_of(directory) if names else kind
+    if found != kind:
+        what = ", ".join(names[:NAMES_SHOWN])
+        raise WriteError(
+            f"--gen_frm_dir {os.path.dirname(directory)}: {WHAT[kind]} would go to {directory}, which holds "
+            f"{WHAT.get(found, f'{what}, which this program did not write')}; move that away, or give another "
+            "--gen_frm_dir"
+        )
 
 
 def take_folder(directory: str, kind: str) -> None:
@@ -78,8 +75,11 @@ def take_folder(directory: str, kind: str) -> None:
         os.makedirs(directory, exist_ok=True)
         write_whole(os.path.join(directory, MARK), f"{kind}\n")
     except OSError as error:
-        reason = f"cannot be written ({error.strerror}); make room, or give another --gen_frm_dir"
-        raise WriteError(f"{directory}: {reason}") from None
+        raise _unwritable(directory, error) from None
+
+
+def _unwritable(directory: str, error: OSError) -> WriteError:
+    return WriteError(f"{directory}: cannot be written ({reason_of(error)}); make room, or give another --gen_frm_dir")
 
 
 def check_test_folders(config: Config, finished: int) -> None:
@@ -91,7 +91,7 @@ def check_test_folders(config: Config, finished: int) -> None:
     try:
         names = os.listdir(config.gen_frm_dir) if os.path.isdir(config.gen_frm_dir) else []
     except OSError as error:
-        raise UserError(f"--gen_frm_dir {config.gen_frm_dir}: cannot be read ({error.strerror})") from None
+        raise UserError(f"--gen_frm_dir {config.gen_frm_dir}: cannot be read ({reason_of(error)})") from None
     for iteration in sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)):
         if iteration % config.test_interval == 0 and finished <= iteration <= config.max_iterations:
             check_own(os.path.join(config.gen_frm_dir, str(iteration)), TEST)
@@ -115,4 +115,4 @@ def take_log_dir(config: Config) -> None:
                 )
         write_whole(mark, os.fsencode(f"{own}\n"))
     except OSError as error:
-        raise UserError(f"--log_dir {config.log_dir}: {mark} cannot be written ({error.strerror})") from None
+        raise UserError(f"--log_dir {config.log_dir}: {mark} cannot be written ({reason_of(error)})") from None

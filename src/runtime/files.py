@@ -58,11 +58,13 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes, flush: bool 
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(path) as partial, open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as partial:
         if flush:
-            file.flush()
-            os.fsync(file.fileno())
+            write_flushed(partial, data)
+        else:
+            with open(partial, "wb") as file:
+                file.write(data)
 
 
 @contextlib.contextmanager
@@ -74,17 +76,22 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         OSError: the folder cannot be made, or not be renamed: at ``path`` is a file, or a folder that is not empty.
     """
-    parent, name = os.path.split(os.path.abspath(path))
-    partial = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    partial = hidden_name(path)
     os.makedirs(partial)
     try:
         yield partial
         _flush_names(partial)
         os.rename(partial, path)
-        _flush_names(parent)
+        _flush_names(os.path.dirname(partial))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def hidden_name(path: str | os.PathLike[str]) -> str:
+    """A name beside a folder that no other process has, for while it is written or removed."""
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
 
 
 def remove_files(folder: str, names: Iterable[str]) -> None:

@@ -23,12 +23,21 @@ class LossScale:
     has no smallest scale, prints to the terminal, and tells only in private attributes that it has skipped a step.
 
     Each decision follows from the gradients alone: ranks that have averaged theirs decide the same.
+
+    Raises:
+        ValueError: values that none can have, as a checkpoint may hold that was damaged.
     """
 
     value: float = 2.0**15
     good_steps: int = 0  # since the scale changed
     bad_steps: int = 0  # in a row
     skipped: int = 0  # in the whole run
+
+    def __post_init__(self) -> None:
+        counts = (self.good_steps, self.bad_steps, self.skipped)
+        is_scale = isinstance(self.value, float) and SMALLEST <= self.value <= LARGEST
+        if not (is_scale and math.frexp(self.value)[0] == 0.5 and all(type(n) is int and n >= 0 for n in counts)):
+            raise ValueError(f"not a loss scale: {self}")
 
     @property
     def exhausted(self) -> bool:
@@ -52,8 +61,3 @@ class LossScale:
         else:
             self.value, self.good_steps = max(self.value / 2, SMALLEST), 0
             self.bad_steps, self.skipped = self.bad_steps + 1, self.skipped + 1
-
-
-def is_scale(value: object) -> bool:
-    """Whether a number is one that a :class:`LossScale` can have."""
-    return isinstance(value, float) and SMALLEST <= value <= LARGEST and math.frexp(value)[0] == 0.5
