@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from src.config import Config
 from src.data_provider.loader import test_batches
 from src.errors import UserError
 from src.models.model_factory import build_model
-from src.runtime.signals import SIGNALS
 from src.step import prediction_loss
 from src.utils.weight_average import WeightAverage
 from tests.conftest import settings_for
@@ -137,7 +135,7 @@ def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run
     assert result.returncode == 0, result.stderr
     killed, reached = map(int, result.stdout.split())
     assert killed == 12 and reached >= 6  # every other run was left alone until it had gone on
-    until = time.monotonic() + LONGEST_WAIT  # the system ends the reading processes soon, on a busy machine less so
+    until = time.monotonic() + LONGEST_WAIT
     while [process for process in psutil.process_iter() if is_alive_with(process, str(tmp_path))]:
         assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.1)
@@ -571,108 +569,6 @@ def test_a_data_set_that_is_gone_ends_the_run_with_a_checkpoint(data, tmp_path, 
     with pytest.raises(UserError, match=r"image_\d+.jpg: cannot be read .No such file"):
         trainer.train(config)
     assert len(checkpoints(config.save_dir)) == 1
-
-
-def workers():
-    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_a_reading_process_that_is_killed_is_started_again_and_the_run_is_the_same(kth_sample, tmp_path, monkeypatch):
-    undisturbed = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
-    trainer.train(undisturbed)
-    (tmp_path / "other").mkdir()
-    config = settings_for(kth_sample, tmp_path / "other", max_iterations=12, num_workers=2)
-    before = set(workers())
-    at_iteration(monkeypatch, {3: lambda: (set(workers()) - before).pop().kill()})
-    trainer.train(config)
-    assert "a process that reads frames was killed; starting it again" in log_of(config)
-    one, two = (read_checkpoint("", f"{folder}/12") for folder in (undisturbed.save_dir, config.save_dir))
-    for name, array in one.weights.items():
-        np.testing.assert_array_equal(array, two.weights[name])
-
-
-def test_reading_processes_leave_the_signals_of_a_terminal_or_a_launcher_to_the_main_one(
-    kth_sample, tmp_path, monkeypatch
-):
-    config = settings_for(kth_sample, tmp_path, max_iterations=12, num_workers=2)
-    seen = []
-
-    def send():
-        seen.append(workers())
-        for worker in seen[0] * 3:
-            for number in SIGNALS:
-                worker.send_signal(number)
-
-    at_iteration(monkeypatch, {3: send, 12: lambda: seen.append(workers())})
-    trainer.train(config)
-    assert len(seen[0]) == 2 and seen[0] == seen[1] and "was killed" not in log_of(config)
-
-
-@pytest.mark.parametrize("batches_read", [1, 8])
-def test_the_processes_that_read_end_with_the_reading(batches_read, caplog):
-    """Early, as at a signal and after the last iteration of a training, or after the last batch."""
-
-    class Clips(paddle.io.Dataset):
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            return np.full([6, 16, 16, 1], index, np.float32)
-
-    for _ in range(20):
-        batches = test_batches(Config(num_workers=2, batch_size=1), Clips())
-        assert [next(batches).numpy().max() for _ in range(batches_read)] == list(range(batches_read))
-        assert len(workers()) == 2
-        batches.close()
-        assert not workers()
-    assert not caplog.messages
-
-
-def test_the_thread_that_reads_ends_with_the_reading():
-    class Clips(paddle.io.Dataset):
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            time.sleep(0.1)
-            return np.zeros([6, 16, 16, 1], np.float32)
-
-    before = set(threading.enumerate())
-    batches = test_batches(Config(num_workers=0, batch_size=1), Clips())
-    next(batches)
-    (reading,) = set(threading.enumerate()) - before
-    batches.close()
-    assert not reading.is_alive()
-
-
-def test_reading_processes_end_with_a_program_that_leaves_the_reading_open():
-    code = (
-        "import src, numpy as np, paddle, psutil\n"
-        "from src.config import Config\n"
-        "from src.data_provider.loader import test_batches\n"
-        "class Clips(paddle.io.Dataset):\n"
-        "    def __len__(self): return 8\n"
-        "    def __getitem__(self, index): return np.zeros([6, 16, 16, 1], np.float32)\n"
-        "batches = test_batches(Config(num_workers=2, batch_size=1), Clips())\n"
-        "next(batches)\n"
-        "print(*(child.pid for child in psutil.Process().children()))"
-    )
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_WAIT)
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    pids = [int(pid) for pid in result.stdout.split()]
-    assert len(pids) == 2
-    until = time.monotonic() + LONGEST_WAIT  # the system ends them soon, on a busy machine less so
-    while any(psutil.pid_exists(pid) for pid in pids):
-        assert time.monotonic() < until, "processes were left behind"
-        time.sleep(0.05)
-
-
-def test_reading_processes_that_are_killed_again_and_again_end_the_run_with_advice(data, tmp_path, monkeypatch):
-    config = settings_for(data, tmp_path, max_iterations=50, num_workers=1, batch_size=1)
-    monkeypatch.setattr("src.data_provider.loader._prepare_worker", lambda worker, parent: os.kill(os.getpid(), 9))
-    with pytest.raises(UserError, match="--num_workers 1: the processes that read frames were killed 3 times in a row"):
-        trainer.train(config)
 
 
 # ---- numbers
