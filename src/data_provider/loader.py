@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 
 import cv2
@@ -22,7 +21,7 @@ from src.runtime import ranks
 from src.runtime.signals import StopRequest
 
 TRAINING_TRIES = 8  # clips to try in place of a lost one
-BATCHES_AHEAD = 2  # of each reading thread
+BATCHES_AHEAD = 2  # for each reading thread
 SECONDS_TO_END = 1.0  # for the reading threads, to finish their clip
 POLL = 0.1  # seconds between two looks at whether a signal has come
 STREAM = 0  # keeps these draws apart from those of scheduled sampling, which come from the same seed
@@ -30,7 +29,7 @@ STREAM = 0  # keeps these draws apart from those of scheduled sampling, which co
 logger = logging.getLogger("e3d_lstm")
 
 Batches = Generator[paddle.Tensor, None, None]  # its close() ends the threads that read
-Frames = tuple[np.ndarray, list[str]]  # float32 [B, T, H, W, C], and what was lost on the way
+Read = tuple[np.ndarray, list[str]]  # float32 [B, T, H, W, C] in [0, 1], and what was lost on the way
 
 
 def train_batches(
@@ -105,25 +104,23 @@ def _shuffled(config: Config, clips: int, first_iteration: int) -> Iterator[list
 def _load(
     config: Config, dataset: paddle.io.Dataset, batches: Iterable[list[int]], tries: int, stop: StopRequest | None
 ) -> Batches:
-    """The batches in their order. While one is used, the next BATCHES_AHEAD * num_workers are read."""
     cv2.setNumThreads(0)  # one frame is too small to share
     reported: set[str] = set()
-    readers = _Readers(config.num_workers, functools.partial(_read_clip, dataset, tries=tries))
+    window: deque[Future[Read]] = deque()  # the batch that is needed, and those after it that are read meanwhile
+    readers = _Readers(dataset, tries, config.num_workers)
     try:
-        window: deque[Future[Frames]] = deque()
         for indices in batches:
-            window.append(readers.read(indices))
+            window.append(readers.submit(indices))
             if len(window) > BATCHES_AHEAD * config.num_workers:
-                yield _next(window, stop, reported)
+                yield _result(window.popleft(), stop, reported)
         while window:
-            yield _next(window, stop, reported)
+            yield _result(window.popleft(), stop, reported)
     finally:
         readers.close()
 
 
-def _next(window: deque[Future[Frames]], stop: StopRequest | None, reported: set[str]) -> paddle.Tensor:
-    batch = window.popleft()
-    while not wait([batch], POLL).done:  # in the main thread alone a read that stalls would keep a signal waiting
+def _result(batch: Future[Read], stop: StopRequest | None, reported: set[str]) -> paddle.Tensor:
+    while not wait([batch], POLL).done:
         if stop is not None:
             stop.check()
     frames, lost = batch.result()
@@ -134,37 +131,21 @@ def _next(window: deque[Future[Frames]], stop: StopRequest | None, reported: set
     return paddle.to_tensor(frames)
 
 
-def _read_clip(dataset: paddle.io.Dataset, index: int, tries: int) -> tuple[np.ndarray, list[str]]:
-    """A clip and what was lost: one whose file is lost is replaced by another one, up to ``tries`` times.
-
-    Raises:
-        LostFile: none is left.
-    """
-    lost: list[str] = []
-    for attempt in range(tries):
-        # Spread over the set: the neighbours of a clip may hold the same frames, or lie in the same lost folder.
-        other = (index + attempt * (len(dataset) // tries + 1)) % len(dataset)
-        try:
-            return dataset[other], lost
-        except LostFile as error:
-            lost.append(str(error))
-    raise LostFile(lost[0])
-
-
 class _Readers:
-    """Threads that read batches, in the order in which they are asked for; with num_workers 0 there is one too.
+    """Threads that read batches, in the order in which they are submitted; with num_workers 0 there is one too, as a
+    main thread that reads a lost disk itself would not come to see a signal.
 
-    They are daemons: those of concurrent.futures keep the program from ending where a lost disk holds one of them.
+    They are daemons: those of concurrent.futures' own pool keep the program from ending while a disk holds one of them.
     """
 
-    def __init__(self, num_workers: int, read_clip: Callable[[int], tuple[np.ndarray, list[str]]]) -> None:
-        self.read_clip = read_clip
-        self.tasks: queue.SimpleQueue[tuple[list[int], Future[Frames]] | None] = queue.SimpleQueue()
+    def __init__(self, dataset: paddle.io.Dataset, tries: int, num_workers: int) -> None:
+        self.dataset, self.tries = dataset, tries
+        self.tasks: queue.SimpleQueue[tuple[list[int], Future[Read]] | None] = queue.SimpleQueue()
         self.closed = False
         self.threads: list[threading.Thread] = []
         atexit.register(self.close)  # a thread in OpenCV's code when the interpreter ends would abort the process
         for _ in range(max(1, num_workers)):
-            thread = threading.Thread(target=self._work, name="e3d-lstm reads frames", daemon=True)
+            thread = threading.Thread(target=self._work, daemon=True)
             try:
                 thread.start()
             except RuntimeError:
@@ -175,13 +156,13 @@ class _Readers:
                 ) from None
             self.threads.append(thread)
 
-    def read(self, indices: list[int]) -> Future[Frames]:
-        batch: Future[Frames] = Future()
+    def submit(self, indices: list[int]) -> Future[Read]:
+        batch: Future[Read] = Future()
         self.tasks.put((indices, batch))
         return batch
 
     def close(self) -> None:
-        """End the threads; one that does not end in a second reads a lost disk, or a long video."""
+        """End the threads; one that reads a lost disk or a long video is left to itself after a second."""
         self.closed = True
         for _ in self.threads:
             self.tasks.put(None)
@@ -193,14 +174,21 @@ class _Readers:
 
     def _work(self) -> None:
         for indices, batch in iter(self.tasks.get, None):
-            clips, lost = [], []
+            lost: list[str] = []
             try:
-                for index in indices:
-                    if self.closed:
-                        return
-                    clip, lost_before = self.read_clip(index)
-                    clips.append(clip)
-                    lost += lost_before
+                clips = [self._clip(index, lost) for index in indices if not self.closed]
                 batch.set_result((np.stack(clips), lost))
             except BaseException as error:  # whatever it is, the main thread decides
                 batch.set_exception(error)
+
+    def _clip(self, index: int, lost: list[str]) -> np.ndarray:
+        """A clip; where its file is lost another one takes its place, and ``lost`` is added to."""
+        clips, before = len(self.dataset), len(lost)
+        for attempt in range(self.tries):
+            # Spread over the set: the neighbours of a clip may hold the same frames, or lie in the same lost folder.
+            other = (index + attempt * (clips // self.tries + 1)) % clips
+            try:
+                return self.dataset[other]
+            except LostFile as error:
+                lost.append(str(error))
+        raise LostFile(lost[before])
