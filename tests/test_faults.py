@@ -109,10 +109,7 @@ def is_alive_with(process, argument):
         return False
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run_goes_on(
-    kth_sample, tmp_path, num_workers
-):
+def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run_goes_on(kth_sample, tmp_path):
     config = settings_for(
         kth_sample,
         tmp_path,
@@ -122,7 +119,7 @@ def test_after_a_kill_at_any_moment_every_listed_checkpoint_is_whole_and_the_run
         optimizer="adam",
         resume="newest",
         keep_checkpoints=3,
-        num_workers=num_workers,
+        num_workers=2,
         test_max_clips=2,
     )
     flags = repr(dataclasses.asdict(config))
@@ -478,8 +475,7 @@ def test_out_of_memory_is_one_line_with_what_to_lower(kth_sample, tmp_path):
         assert advice in line
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_memory_that_is_short_where_clips_are_read_is_no_other_error(num_workers):
+def test_memory_that_is_short_where_clips_are_read_is_no_other_error():
     class Clips(paddle.io.Dataset):
         def __len__(self):
             return 1
@@ -488,7 +484,7 @@ def test_memory_that_is_short_where_clips_are_read_is_no_other_error(num_workers
             raise MemoryError("Unable to allocate 1.00 TiB")
 
     with pytest.raises(MemoryError, match="Unable to allocate"):
-        next(test_batches(Config(num_workers=num_workers), Clips()))
+        next(test_batches(Config(), Clips()))
 
 
 # ---- signals
@@ -537,8 +533,7 @@ def spoil(path, how):
     path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:200])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("how", ["gone", "broken"])
+@pytest.mark.parametrize(("how", "num_workers"), [("gone", 0), ("broken", 2)])
 def test_an_image_lost_during_a_run_is_told_once_and_another_clip_takes_its_place(
     data, tmp_path, monkeypatch, how, num_workers
 ):
@@ -562,9 +557,8 @@ def test_a_test_whose_image_is_lost_is_left_out_and_the_training_goes_on(data, t
     assert not (tmp_path / "results" / "4" / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_data_set_that_is_gone_ends_the_run_with_a_checkpoint(data, tmp_path, monkeypatch, num_workers):
-    config = settings_for(data, tmp_path, batch_size=1, max_iterations=50, num_workers=num_workers)
+def test_a_data_set_that_is_gone_ends_the_run_with_a_checkpoint(data, tmp_path, monkeypatch):
+    config = settings_for(data, tmp_path, batch_size=1, max_iterations=50, num_workers=2)
     at_iteration(monkeypatch, {4: lambda: shutil.rmtree(data)})
     with pytest.raises(UserError, match=r"image_\d+.jpg: cannot be read .No such file"):
         trainer.train(config)
