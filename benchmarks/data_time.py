@@ -52,7 +52,7 @@ def main() -> None:
         delivered = {}
         for workers in (0, 1, 2):
             delivered[workers] = frames_per_second(small, workers, 40 if arguments.quick else 200)
-            print(f"{workers} worker processes: {delivered[workers]:.0f} frames/s (128 x 128, B = 4, T = 30)")
+            print(f"--num_workers {workers}: {delivered[workers]:.0f} frames/s (128 x 128, B = 4, T = 30)")
         if not arguments.quick:
             consumed = step_frames_per_second(small)
             times = delivered[0] / consumed

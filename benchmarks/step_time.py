@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import math
 import re
@@ -38,7 +37,7 @@ from scripts.command import command  # noqa: E402
 from scripts.setup_gpu import nvidia_smi  # noqa: E402
 from src.config import Config  # noqa: E402
 from src.errors import UserError  # noqa: E402
-from src.models.model_factory import MODELS, build_model  # noqa: E402
+from src.models.model_factory import build_model  # noqa: E402
 from src.one_line_parser import OneLineParser  # noqa: E402
 
 WAYS = ("model", "plain")
@@ -306,14 +305,8 @@ def measure(
 
 def networks(way: str, config: Config) -> tuple:
     """The layer whose parameters are trained, and the function of frames and flags that predicts with them."""
-    if way == "plain" and "e3d_lstm_plain" in MODELS:
-        config = dataclasses.replace(config, model_name="e3d_lstm_plain")
-    model = build_model(config)
-    if way == "model" or "e3d_lstm_plain" in MODELS:
-        return model, model
-    from tests.plain_e3d import plain_e3d
-
-    return model, functools.partial(plain_e3d, model)
+    model = build_model(dataclasses.replace(config, model_name="e3d_lstm_plain") if way == "plain" else config)
+    return model, model
 
 
 def matrix_product(wait: Callable[[], None]) -> float:

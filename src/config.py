@@ -312,10 +312,18 @@ class Config:
         False, parse_bool, "keep only the states of each time step and compute the rest again: less memory, more time"
     )
     num_workers: int = _machine(
-        2, parse_int, "processes that decode frames; 0 decodes in the main process", minimum=0, maximum=256
+        2,
+        parse_int,
+        "threads that decode frames ahead of time; 0 decodes a batch only once it is needed",
+        minimum=0,
+        maximum=256,
     )
     video_cache_mb: int = _machine(
-        2048, parse_int, "memory for decoded videos, in MB, shared out among num_workers", minimum=1, metavar="MB"
+        2048,
+        parse_int,
+        "memory for decoded videos, in MB, of the training and of the test set each",
+        minimum=1,
+        metavar="MB",
     )
     seed: int = _training(
         0, parse_int, "seed of the weights, of the data order and of scheduled sampling", minimum=0, maximum=2**32 - 1
@@ -356,8 +364,8 @@ class Config:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory for decoded videos of each process that reads, as each has a cache of its own."""
-        return self.video_cache_mb * 2**20 // max(1, self.num_workers)
+        """Memory for the decoded videos of a data set."""
+        return self.video_cache_mb * 2**20
 
     @property
     def hidden_sizes(self) -> list[int]:

@@ -101,7 +101,7 @@ def train(config: Config) -> None:
         run.try_to_save_unfinished(error)
         raise
     finally:
-        batches.close()  # ends the processes that read; left to the end of the program, Paddle 2.6 complains
+        batches.close()  # ends the threads that read
         progress.close()
         report.close()
     logger.info("done: %d iterations; the last checkpoint is %s", run.finished, run.path(run.saved))

@@ -145,8 +145,7 @@ def test_frames_of_different_sizes_in_a_clip_are_refused_by_name(tmp_path):
         KTHAction(tmp_path, "train", 4, 16)[0]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_what_goes_wrong_in_a_worker_reaches_the_main_process(tmp_path, num_workers):
+def test_what_goes_wrong_in_a_thread_reaches_the_main_one():
     class Broken(paddle.io.Dataset):
         def __init__(self, error):
             self.error = error
@@ -157,11 +156,11 @@ def test_what_goes_wrong_in_a_worker_reaches_the_main_process(tmp_path, num_work
         def __getitem__(self, index):
             raise self.error
 
-    config = Config(num_workers=num_workers)
+    config = Config()
     name = os.fsdecode(b"image_\xff1.jpg")  # a file name that is no UTF-8
     with pytest.raises(UserError, match=r"image_.*1.jpg: broken"):
         next(test_batches(config, Broken(UserError(f"{name}: broken"))))
-    with pytest.raises(RuntimeError, match="KeyError: 'a fault of ours'"):
+    with pytest.raises(KeyError, match="a fault of ours"):
         next(test_batches(config, Broken(KeyError("a fault of ours"))))
 
 

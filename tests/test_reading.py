@@ -1,4 +1,4 @@
-"""Reading that stalls, files that are cut or are no files, little shared memory, lists with a byte-order mark."""
+"""The threads that read, a disk that stalls, files that are cut or are no files, lists with a byte-order mark."""
 
 import codecs
 import ctypes
@@ -6,14 +6,14 @@ import dataclasses
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import paddle
-import psutil
 import pytest
 from PIL import Image
 
@@ -30,10 +30,115 @@ from src.errors import LostFile, UserError
 from src.runtime.signals import Stopped, handle_signals, raise_stopped
 from src.runtime.start import use_device
 from tests.conftest import assert_same_weights, settings_for
+from tests.helpers import LONGEST_WAIT, ROOT, write_video
 
 STALLED_FOR = 0.5  # seconds without an iteration, after which a signal is sent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+# ---- threads
+
+
+class Clips(paddle.io.Dataset):
+    """12 clips, their pixels the clip's number; ``read`` has the numbers that were asked for."""
+
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.seconds, self.read = seconds, []
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        time.sleep(self.seconds)
+        return np.full([6, 16, 16, 1], index, np.float32)
+
+
+def test_batches_are_read_ahead_in_their_order_and_without_workers_once_they_are_needed():
+    for num_workers, ahead in ((0, 0), (1, 2), (2, 4)):
+        dataset = Clips()
+        batches = test_batches(Config(num_workers=num_workers, batch_size=1), dataset)
+        for number in range(3):
+            assert float(next(batches).max()) == number
+            until = time.monotonic() + LONGEST_WAIT
+            while len(dataset.read) < number + 1 + ahead:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert sorted(dataset.read) == list(range(number + 1 + ahead))
+        assert [float(batch.max()) for batch in batches] == list(range(3, 12))
+
+
+@pytest.mark.parametrize("batches_read", [1, 12])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_threads_that_read_end_with_the_reading(batches_read, num_workers):
+    """Early, as at a signal and after the last iteration of a training, or after the last batch."""
+    before = set(threading.enumerate())
+    batches = test_batches(Config(num_workers=num_workers, batch_size=1), Clips(seconds=0.02))
+    for _ in range(batches_read):
+        next(batches)
+    assert len(set(threading.enumerate()) - before) == max(1, num_workers)
+    batches.close()
+    assert not set(threading.enumerate()) - before
+
+
+def test_threads_that_cannot_be_started_are_one_line_with_the_flag_to_lower(monkeypatch):
+    before, start = set(threading.enumerate()), threading.Thread.start
+
+    def start_one(thread):
+        if set(threading.enumerate()) - before:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(UserError, match="--num_workers 8: .*ulimit -u"):
+        next(test_batches(Config(num_workers=8, batch_size=1), Clips()))
+    assert not set(threading.enumerate()) - before
+
+
+LEFT_OPEN = """
+import itertools, os, sys, threading
+import src
+from src.config import Config
+from src.data_provider import videos
+from src.data_provider.clips import ClipDataset, recording_of_video
+from src.data_provider.loader import test_batches
+
+film, disk = sys.argv[1:]
+begun = threading.Barrier(3)
+
+class Clips(ClipDataset):
+    def __getitem__(self, index):
+        if index == 1:
+            begun.wait()
+            open(disk)  # a pipe that nobody writes to
+        if index == 2:
+            begun.wait()
+            self.videos.get(film, 10**6)
+        return super().__getitem__(index)
+
+dataset = Clips([recording_of_video(film, "")], 6, 16)
+batches = test_batches(Config(num_workers=2, batch_size=1, total_length=6, input_length=3, img_width=16), dataset)
+next(batches)
+frames_of = videos.frames_of
+videos.frames_of = lambda *arguments: itertools.chain.from_iterable(frames_of(*arguments) for _ in itertools.count())
+dataset.videos = videos.VideoCache(16, 1, 2**30)  # in which the film is not yet
+begun.wait()
+"""
+
+
+def test_a_program_ends_though_a_thread_waits_for_its_disk_and_another_decodes_a_long_video(tmp_path):
+    write_video(tmp_path / "film.avi", 30, size=(640, 480))
+    os.mkfifo(tmp_path / "disk")
+    result = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, tmp_path / "film.avi", tmp_path / "disk"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_WAIT,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # ---- a disk that does not answer
@@ -52,13 +157,6 @@ def disk(tmp_path, monkeypatch):
     monkeypatch.setattr(clips, "read_picture", read_when_there)
     yield lost
     lost.unlink(missing_ok=True)  # a thread that waits goes on and ends
-
-
-@pytest.fixture
-def children():
-    """A function: the processes that the test has started and that have not ended. Others may have left theirs."""
-    before = psutil.Process().children()
-    return lambda: [process for process in psutil.Process().children() if process not in before]
 
 
 def signal_once_stalled(monkeypatch, iteration, stall, number, last=0):
@@ -83,25 +181,24 @@ def signal_once_stalled(monkeypatch, iteration, stall, number, last=0):
     return begun
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize(("number", "person"), [(signal.SIGINT, "person0"), (signal.SIGTERM, "person17")])
+@pytest.mark.parametrize(
+    ("number", "person", "num_workers"), [(signal.SIGINT, "person0", 2), (signal.SIGTERM, "person17", 0)]
+)
 def test_a_signal_ends_a_training_whose_disk_does_not_answer_with_a_checkpoint(
-    kth_sample, tmp_path, monkeypatch, disk, children, number, person, num_workers
+    kth_sample, tmp_path, monkeypatch, disk, number, person, num_workers
 ):
     """The training set's disk, or that of the tests during the training."""
     tests = person == "person17"
     config = settings_for(
         kth_sample, tmp_path, max_iterations=30, test_interval=5 if tests else 100, num_workers=num_workers
     )
-    last = 5 if tests else 0
-    begun = signal_once_stalled(monkeypatch, 3, lambda: disk.write_text(person), number, last)
+    begun = signal_once_stalled(monkeypatch, 3, lambda: disk.write_text(person), number, last=5 if tests else 0)
     with pytest.raises(Stopped):
         trainer.train(config)
     assert checkpoints(config.save_dir) == [len(begun)] and 3 <= len(begun) < 30
-    assert not children()
     if tests:
         assert len(begun) == 5
-    elif num_workers:
+    else:
         assert_goes_on_exactly(config, disk, monkeypatch)
 
 
@@ -117,16 +214,12 @@ def assert_goes_on_exactly(config, disk, monkeypatch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_signal_ends_a_test_whose_disk_does_not_answer(children, num_workers):
+def test_a_signal_ends_a_test_whose_disk_does_not_answer(num_workers):
     answers = threading.Event()
 
-    class Lost(paddle.io.Dataset):
-        def __len__(self):
-            return 8
-
+    class Lost(Clips):
         def __getitem__(self, index):
             answers.wait()
-            return np.zeros([6, 16, 16, 1], np.float32)
 
     before = handle_signals(raise_stopped)
     try:
@@ -137,82 +230,9 @@ def test_a_signal_ends_a_test_whose_disk_does_not_answer(children, num_workers):
         answers.set()
         for name, handler in before.items():
             signal.signal(name, handler)
-    assert not children()
 
 
-def test_reading_processes_that_do_not_answer_are_ended_by_a_signal(kth_sample, tmp_path, monkeypatch, children):
-    config = settings_for(kth_sample, tmp_path, max_iterations=30, num_workers=2)
-
-    def stall():
-        for process in children():
-            process.suspend()
-
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and a run leaves that so
-    try:
-        begun = signal_once_stalled(monkeypatch, 3, stall, signal.SIGHUP)
-        with pytest.raises(Stopped):
-            trainer.train(config)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert checkpoints(config.save_dir) == [len(begun)] and not children()
-
-
-# ---- the way from the reading processes
-
-
-class Numbered(paddle.io.Dataset):
-    """Clips of 8 frames, their pixels the clip's number."""
-
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, index):
-        return np.full([8, 64, 64, 1], index, np.float32)
-
-
-def test_batches_take_no_room_in_dev_shm_and_leave_nothing_there():
-    """It is small in containers, and what a process leaves there stays for good."""
-    shared = Path("/dev/shm")
-    if not shared.is_dir():
-        pytest.skip("no /dev/shm")
-    batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
-    owners = {"self", str(os.getpid()), *(str(process.pid) for process in psutil.Process().children())}
-    assert float(next(batches).max()) == 0
-    owners |= {str(process.pid) for process in psutil.Process().children()}
-    while_reading = {path.name for path in shared.iterdir()}
-    batches.close()
-    for names in (while_reading, {path.name for path in shared.iterdir()}):
-        assert not [name for name in names if owners & set(name.split("_"))]
-
-
-def test_a_reading_process_that_is_killed_while_it_hands_a_batch_over_is_started_again(tmp_path, monkeypatch, caplog):
-    once, send = tmp_path / "once", Connection._send
-    once.touch()
-
-    def send_half(connection, content, *arguments):
-        if len(content) > 10**5 and once.exists():
-            once.unlink()
-            send(connection, content[: len(content) // 2], *arguments)
-            os.kill(os.getpid(), signal.SIGKILL)
-        send(connection, content, *arguments)
-
-    monkeypatch.setattr(Connection, "_send", send_half)
-    batches = test_batches(Config(num_workers=2, batch_size=1), Numbered())
-    assert [int(batch.max()) for batch in batches] == list(range(12)) and not once.exists()
-    assert caplog.messages.count("a process that reads frames was killed; starting it again") == 1
-
-
-@pytest.mark.parametrize("more", [1, 10])  # for none of the reading processes, for one of them
-def test_a_limit_on_open_files_that_is_too_low_for_reading_processes_is_named(more, children):
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    batches = test_batches(Config(num_workers=8, batch_size=1), Numbered())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, before[1]))
-    try:
-        with pytest.raises(UserError, match="--num_workers 8: .* started .Too many open files.; .*ulimit -n"):
-            next(batches)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert not children()
+# ---- limits, and libraries beside a thread
 
 
 def test_a_picture_for_which_too_many_files_are_open_is_not_to_be_removed(tmp_path):
@@ -251,11 +271,10 @@ def test_openmp_sets_its_environment_variable_before_a_thread_reads_pictures(thr
 # ---- files that are cut, or are no files
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_npy_that_is_cut_during_a_run_ends_it_with_a_checkpoint_and_its_name(tmp_path, monkeypatch, num_workers):
+def test_an_npy_that_is_cut_during_a_run_ends_it_with_a_checkpoint_and_its_name(tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, [6, 40, 16, 16], dtype=np.uint8))
-    config = settings_for(path, tmp_path, dataset_name="mnist", max_iterations=50, num_workers=num_workers)
+    config = settings_for(path, tmp_path, dataset_name="mnist", max_iterations=50, num_workers=2)
     original = trainer.train_on_batch
 
     def step(config, iteration, *arguments):

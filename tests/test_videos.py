@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -17,11 +19,9 @@ from PIL import Image
 
 from scripts import prepare_kth
 from src import trainer
-from src.data_provider.datasets_factory import build_dataset
 from src.data_provider.folder import FolderClips
 from src.data_provider.kth_action import KTHAction
 from src.data_provider.kth_sequences import all_recordings, frame_numbers, read_sequences
-from src.data_provider.loader import test_batches
 from src.data_provider.videos import VideoCache, count_frames, frames_of
 from src.errors import LostFile, UserError
 from src.runtime.files import lock
@@ -396,21 +396,71 @@ def test_a_video_beside_its_prepared_frames_is_not_read(tmp_path):
     assert len(dataset) == 1 and float(dataset[0].min()) == pytest.approx(200 / 255)
 
 
-def test_decoded_videos_stay_within_the_cache_and_are_decoded_once(tmp_path, monkeypatch):
-    paths = [str(tmp_path / f"{name}.avi") for name in "abc"]
-    for number, path in enumerate(paths):
-        write_video(tmp_path / os.path.basename(path), 10, value=lambda frame, number=number: 50 * number + frame)
+SIZE = 10 * 16**2  # bytes of a video in the cache
+
+
+@pytest.fixture
+def three_videos(tmp_path):
+    """Their paths, in the order of their levels: video n has frames of 50 n, 50 n + 1 ..."""
+    for number in range(3):
+        write_video(tmp_path / f"{number}.avi", 10, value=lambda frame, number=number: 50 * number + frame)
+    return [str(tmp_path / f"{number}.avi") for number in range(3)]
+
+
+def assert_shows(video, number):
+    assert video.shape == (10, 16, 16, 1)
+    np.testing.assert_allclose(video[:, 8, 8, 0], 50 * number + np.arange(10), atol=3)
+
+
+def test_decoded_videos_stay_within_the_cache_and_are_decoded_once(three_videos, monkeypatch):
     decoded = []
     monkeypatch.setattr(
         "src.data_provider.videos.frames_of", lambda path, channels: decoded.append(path) or frames_of(path, channels)
     )
-    cache = VideoCache(img_width=16, channels=1, limit=2 * 10 * 16**2)
-    for path in (paths[0], paths[1], paths[0], paths[2], paths[0], paths[1]):
-        video = cache.get(path, 10)
-        assert video.shape == (10, 16, 16, 1)
-        np.testing.assert_allclose(video[:, 8, 8, 0], 50 * paths.index(path) + np.arange(10), atol=3)
+    cache = VideoCache(img_width=16, channels=1, limit=2 * SIZE)
+    for number in (0, 1, 0, 2, 0, 1):
+        assert_shows(cache.get(three_videos[number], 10), number)
         assert sum(kept.nbytes for kept in cache.videos.values()) <= cache.limit
-    assert decoded == [paths[0], paths[1], paths[2], paths[1]]
+    assert decoded == [three_videos[number] for number in (0, 1, 2, 1)]
+
+
+def test_threads_decode_several_videos_at_once_and_each_once(three_videos, monkeypatch):
+    decoded, meeting = [], threading.Barrier(3, timeout=LONGEST_WAIT)
+
+    def together(path, channels):
+        decoded.append(path)
+        meeting.wait()
+        return frames_of(path, channels)
+
+    monkeypatch.setattr("src.data_provider.videos.frames_of", together)
+    cache = VideoCache(img_width=16, channels=1, limit=3 * SIZE)
+    with ThreadPoolExecutor(8) as threads:
+        for number, video in zip([0, 1, 2] * 8, threads.map(cache.get, three_videos * 8, [10] * 24)):
+            assert_shows(video, number)
+    assert sorted(decoded) == three_videos
+
+
+def test_threads_decode_no_more_at_once_than_the_cache_has_room_for(three_videos, monkeypatch):
+    cache, taken = VideoCache(img_width=16, channels=1, limit=2 * SIZE), []
+
+    def counted(path, channels):
+        with cache.changed:
+            taken.append(sum(cache.decoding.values()) + sum(video.nbytes for video in cache.videos.values()))
+        return frames_of(path, channels)
+
+    monkeypatch.setattr("src.data_provider.videos.frames_of", counted)
+    with ThreadPoolExecutor(8) as threads:
+        for number, video in zip([0, 1, 2] * 8, threads.map(cache.get, three_videos * 8, [10] * 24)):
+            assert_shows(video, number)
+    assert max(taken) <= cache.limit
+
+
+def test_a_video_that_cannot_be_decoded_is_named_in_each_thread(tmp_path):
+    (tmp_path / "none.avi").write_bytes(b"none")
+    cache = VideoCache(img_width=16, channels=1, limit=2 * SIZE)
+    with ThreadPoolExecutor(2) as threads:
+        tries = [threads.submit(cache.get, str(tmp_path / "none.avi"), 10) for _ in range(2)]
+    assert all(isinstance(found.exception(), UserError) for found in tries)
 
 
 def test_a_video_larger_than_the_cache_is_refused_before_it_is_read(tmp_path):
@@ -439,10 +489,8 @@ def test_a_video_that_is_cut_after_the_start_is_lost_not_fatal(tmp_path):
         dataset[0]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_network_is_trained_on_videos_as_they_are(tmp_path, num_workers):
-    root = two_recordings(tmp_path / "videos")
-    config = settings_for(root, tmp_path, num_workers=num_workers, test_interval=3, snapshot_interval=3)
+def test_a_network_is_trained_on_videos_as_they_are(tmp_path):
+    config = settings_for(two_recordings(tmp_path / "videos"), tmp_path, num_workers=2, test_interval=3)
     trainer.train(config)
     assert json.loads((tmp_path / "results" / "3" / "metrics.json").read_text())["sequences"] == 4
 
@@ -527,9 +575,6 @@ def test_own_films_may_have_colour(tmp_path):
     dataset = FolderClips(own_films(tmp_path), "test", 6, 16, channels=3)
     assert dataset[3].shape == (6, 16, 16, 3)
     np.testing.assert_allclose(dataset[3][0, 8, 8] * 255, [120, 10, 200], atol=1e-3)
-    config = settings_for(own_films(tmp_path / "again"), tmp_path, dataset_name="folder", img_channel=3)
-    (batch,) = test_batches(config.__class__(**{**vars(config), "batch_size": 5}), build_dataset(config, "test"))
-    assert batch.shape == [5, 6, 16, 16, 3]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -5,11 +5,12 @@ What data sets of films share; kth_action.py and folder.py say where their recor
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ class ClipDataset(paddle.io.Dataset):
         img_width: frames are resized to img_width x img_width pixels.
         channels: 1 (luminance) or 3 (RGB).
         strides: frames from the end of one clip back to the end of the next, by category; seq_length where it has none.
-        cache_bytes: memory for decoded videos, of each process that reads.
+        cache_bytes: memory for decoded videos.
 
     ``dataset[i]`` is float32 ``[T, H, W, C]`` in [0, 1]. ``dataset.clips[i]`` tells where it comes from. There may be
     no clip at all: the caller knows what to say then.
@@ -124,37 +125,32 @@ class ClipDataset(paddle.io.Dataset):
     def __getitem__(self, index: int) -> np.ndarray:
         clip = self.clips[index]
         recording = self.recordings[clip.recording]
+        positions = slice(clip.start, clip.start + self.seq_length)
+        if recording.is_video:
+            with _lost_if_changed_since(self.listed, recording.path):
+                video = self.videos.get(recording.path, int(recording.numbers[-1]))
+            return to_unit_range(video[recording.numbers[positions] - 1])
         frames = np.empty([self.seq_length, self.img_width, self.img_width, self.channels], dtype=np.float32)
         first_size = None
-        for step, position in enumerate(range(clip.start, clip.start + self.seq_length)):
-            path = recording.path if recording.is_video else os.path.join(recording.path, recording.frames[position])
-            try:
-                picture = self._read(recording, position, path)
+        for step, name in enumerate(recording.frames[positions]):
+            path = os.path.join(recording.path, name)
+            with _lost_if_changed_since(self.listed, path):
+                picture = read_picture(path, self.channels)
                 first_size = first_size or picture.shape
                 if picture.shape != first_size:
                     raise UserError(
                         f"{path}: {_size(picture.shape)} pixels, but the clip's first frame {clip.first_frame} has "
                         f"{_size(first_size)}; make the frames of {recording.path} again with one size"
                     )
-            except UserError as error:
-                if _changed_since(self.listed, path):
-                    raise LostFile(str(error)) from None
-                raise
-            frames[step] = to_unit_range(resized(picture, self.img_width, self.channels))
-        return frames
-
-    def _read(self, recording: Recording, position: int, path: str) -> np.ndarray:
-        if recording.is_video:
-            last = int(recording.numbers[-1])
-            return self.videos.get(path, last)[recording.numbers[position] - 1].astype(np.float32)
-        return read_picture(path, self.channels)
+            frames[step] = resized(picture, self.img_width, self.channels)
+        return to_unit_range(frames)
 
     def _check_size(self, recording: Recording) -> None:
         need, limit = self.videos.size_of(int(recording.numbers[-1])), self.videos.limit
         if need > limit:
             raise UserError(
-                f"{recording.path}: decoded it needs {need / 2**20:.0f} MB, and a process that reads may take "
-                f"{limit / 2**20:.0f}; raise --video_cache_mb, lower --num_workers or cut the video into shorter ones"
+                f"{recording.path}: decoded it needs {need / 2**20:.0f} MB, --video_cache_mb is {limit / 2**20:.0f}; "
+                "raise it or cut the video into shorter ones"
             )
 
     def longest_run(self) -> tuple[int, str]:
@@ -230,12 +226,20 @@ def read_picture(path: str, channels: int = 1) -> np.ndarray:
         raise kind(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
-def _changed_since(moment: float, path: str) -> bool:
-    """Whether a file that was there has gone, or was written or replaced, after the moment (in seconds of time())."""
+@contextlib.contextmanager
+def _lost_if_changed_since(moment: float, path: str) -> Iterator[None]:
+    """A UserError becomes a LostFile if the file has gone, or was written or replaced, after the moment (in seconds of
+    time()): it could be read at the start."""
     try:
-        return os.stat(path).st_ctime >= moment
-    except OSError:
-        return True
+        yield
+    except UserError as error:
+        try:
+            changed = os.stat(path).st_ctime >= moment
+        except OSError:
+            changed = True
+        if changed:
+            raise LostFile(str(error)) from None
+        raise
 
 
 def numbered_pictures(path: str, category: str, name_pattern: re.Pattern[str]) -> Recording:

@@ -44,7 +44,7 @@ class FolderClips(ClipDataset):
         seq_length: frames of a clip.
         img_width: frames are resized to img_width x img_width pixels.
         channels: 1 (luminance) or 3 (RGB).
-        cache_bytes: memory for decoded videos, of each process that reads.
+        cache_bytes: memory for decoded videos.
 
     Raises:
         UserError: no such folder, no films in it, no clip long enough; and what :class:`ClipDataset` raises.

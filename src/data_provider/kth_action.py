@@ -48,7 +48,7 @@ class KTHAction(ClipDataset):
         mode: "train" (persons 01-16) or "test" (persons 17-25).
         seq_length: frames of a clip.
         img_width: frames are resized to img_width x img_width pixels.
-        cache_bytes: memory for decoded videos, of each process that reads.
+        cache_bytes: memory for decoded videos.
 
     Raises:
         UserError: no KTH folders in root, no recordings of the mode's persons, no clip long enough; and what

@@ -130,7 +130,7 @@ class _NpyClips:
     def frames(self, index: int, length: int) -> np.ndarray:
         frames = np.empty([min(length, self.shape[0]), *self.size()], np.uint8)
         try:
-            with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
+            with open(self.path, "rb") as file:  # anew each time: threads that read must not share a position
                 for step, frame in enumerate(frames):
                     file.seek(self.start + (step * len(self) + index) * frame.nbytes)
                     if file.readinto(frame) != frame.nbytes:

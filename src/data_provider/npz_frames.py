@@ -70,7 +70,7 @@ class NpzFrames:
         count = max(0, last - first)
         begin, size = self.header + first * self.frame_bytes, count * self.frame_bytes
         try:
-            with open(self.path, "rb") as file:  # anew each time: processes that read must not share a position
+            with open(self.path, "rb") as file:  # anew each time: threads that read must not share a position
                 content = self._inflate(file, begin, size) if self.entries else _read(file, self.start + begin, size)
         except (OSError, zlib.error) as error:
             raise LostFile(f"{self.path}: cannot be read any more ({error}); copy it again") from None

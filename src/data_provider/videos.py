@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -113,17 +114,20 @@ def count_frames(path: str) -> int:
 class VideoCache:
     """Decoded videos, resized to img_width x img_width, the ones used last in at most ``limit`` bytes.
 
-    A video is decoded from its first frame: seeking is not exact in all containers.
+    All the threads that read share it: one of them decodes a video, the others wait for it. A video is decoded from its
+    first frame: seeking is not exact in all containers.
 
     Args:
         img_width: pixels, of both sides.
         channels: 1 (luminance) or 3 (RGB).
-        limit: bytes; a video that needs more by itself is refused when it is asked for.
+        limit: bytes; no video may need more by itself.
     """
 
     def __init__(self, img_width: int, channels: int, limit: int) -> None:
         self.img_width, self.channels, self.limit = img_width, channels, limit
         self.videos: OrderedDict[str, np.ndarray] = OrderedDict()
+        self.decoding: dict[str, int] = {}  # bytes that each will take
+        self.changed = threading.Condition()
 
     def size_of(self, frames: int) -> int:
         """Bytes of a decoded video with so many frames."""
@@ -135,19 +139,42 @@ class VideoCache:
         Raises:
             UserError: the video has fewer that can be decoded.
         """
-        if path in self.videos:
-            self.videos.move_to_end(path)
-            return self.videos[path]
-        while self.videos and sum(video.nbytes for video in self.videos.values()) + self.size_of(frames) > self.limit:
-            self.videos.popitem(last=False)
+        size = self.size_of(frames)
+        with self.changed:
+            while path not in self.videos and (path in self.decoding or not self._make_room(size)):
+                self.changed.wait()
+            if path in self.videos:
+                self.videos.move_to_end(path)
+                return self.videos[path]
+            self.decoding[path] = size
+        video = None
+        try:
+            video = self._decode(path, frames)
+        finally:
+            with self.changed:
+                del self.decoding[path]
+                if video is not None:
+                    self.videos[path] = video
+                self.changed.notify_all()
+        return video
+
+    def _make_room(self, size: int) -> bool:
+        """Whether another video of this size may be decoded: where they need it, the ones used longest ago go."""
+        taken = sum(self.decoding.values()) + sum(video.nbytes for video in self.videos.values())
+        while self.videos and taken + size > self.limit:
+            taken -= self.videos.popitem(last=False)[1].nbytes
+        return not self.decoding or taken + size <= self.limit
+
+    def _decode(self, path: str, frames: int) -> np.ndarray:
         video = np.empty([frames, self.img_width, self.img_width, self.channels], np.uint8)
         found = 0
         for picture in frames_of(path, self.channels):
+            if not threading.main_thread().is_alive():
+                raise SystemExit  # at the end of the program a thread that is in OpenCV's code would abort it
             video[found] = resized(picture, self.img_width, self.channels)
             found += 1
             if found == frames:
                 break
         if found < frames:
             raise UserError(f"{path}: only {found} frames can be read, expected {frames}; replace or remove the file")
-        self.videos[path] = video
         return video

@@ -115,7 +115,7 @@ def raise_stopped(number: int, frame: FrameType | None) -> None:
 
 def die_with_parent(parent: int) -> None:
     """Have this process killed when the one that started it, with the id ``parent``, ends in any way, kill -9 included
-    (Linux only): a pool's or a DataLoader's processes would wait in their pipes for good."""
+    (Linux only): a pool's processes would wait in their pipes for good."""
     if sys.platform.startswith("linux"):
         _ask_for_signal(signal.SIGKILL)
         if os.getppid() != parent:  # it has ended already
