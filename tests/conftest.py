@@ -74,6 +74,7 @@ def undrawn(monkeypatch):
     """Leave out the curves of tests in this process: matplotlib takes longer for them than the rest of a small run."""
     monkeypatch.setattr("src.reports.forecast_report.draw_per_frame", lambda *arguments: None)
     monkeypatch.setattr("src.reports.training_report.draw_curves", lambda *arguments: None)
+    monkeypatch.setattr("src.reports.web_page.chart_svg", lambda *arguments: None)
 
 
 def settings_for(root, folder, **settings):

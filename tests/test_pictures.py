@@ -17,9 +17,10 @@ from src.data_provider.datasets_factory import build_dataset
 from src.errors import WriteError
 from src.models.model_factory import build_model
 from src.reports import pictures
+from src.reports.charts import draw_per_frame
 from src.reports.forecast_report import write_pictures
 from src.reports.own_folder import TEST, take_folder
-from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, draw_per_frame, write_gif, write_mp4
+from src.reports.pictures import ERROR_COLOURS, MARK, animation, contact_sheet, write_gif, write_mp4
 from src.reports.training_files import METRICS
 from src.reports.training_report import TrainingReport
 from src.runtime.files import write_whole
@@ -332,7 +333,7 @@ def test_a_test_leaves_a_sheet_and_an_animation_of_each_saved_sequence_and_curve
 def test_without_matplotlib_a_test_gives_its_figures_and_says_what_is_missing(
     kth_sample, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)
     monkeypatch.setattr(trainer.logger, "propagate", True)
     config = settings_for(kth_sample, tmp_path, is_training=False, pretrained_model="any")
     folder = tmp_path / "results" / "7"

@@ -5,45 +5,34 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from src.errors import UserError
+from src.reports.charts import Line, baseline_style, run_style
 from src.reports.figures import (
-    MEANINGS,
     METRICS_FILE,
     MODEL,
     figures_of,
     forecasts_of,
+    heading_of,
     label_of,
+    meanings_of,
+    means_of,
     per_frame_of,
     read_metrics,
+    text_of,
     value_of,
 )
-from src.reports.report_page import CLIPS_SIZE, frame_line, means_of
+from src.reports.report_page import CLIPS_SIZE, frame_line
 from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
 from src.reports.training_files import CONFIG_FILE, LATER_COLUMNS, LOSSES_FILE, METRICS_CSV, rows_of_csv
-from src.reports.web_page import (
-    Line,
-    baseline_style,
-    chart,
-    charts,
-    facts,
-    figure_heading,
-    kind_of,
-    line_style,
-    means_table,
-    note,
-    page,
-    player,
-    players,
-    section,
-)
+from src.reports.web_page import Part, charts, facts, means_table, note, page, players
 from src.utils.metrics import BASELINES, UNITS
 
 WHICH = ("best", "last")  # test of a training
-EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
+EXPECTED = f"expected {METRICS_FILE} of a test, or lines in {METRICS_CSV} or {LOSSES_FILE} of a training"
 # What two tests have in common if their figures can be compared, as metrics.json calls it.
 CONDITIONS = {
     "dataset": "data set",
@@ -53,6 +42,7 @@ CONDITIONS = {
     "img_width": "width of the frames",
 }
 LOSS_POINTS = 400  # of a curve; each is the mean of its neighbours
+LOSS = ("Training loss", "")  # heading of its chart
 NAMES_SHOWN = 6
 
 
@@ -102,8 +92,6 @@ def _found(path: str) -> str:
     below = [name for name in names if os.path.isfile(os.path.join(path, name, METRICS_FILE))]
     if below:
         return f"tests in folders of it, as {os.path.join(path, below[-1])}"
-    if {METRICS_CSV, LOSSES_FILE} & set(names):
-        return "a training that has no test and no line of the loss yet"
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return (", ".join(names[:NAMES_SHOWN]) or "nothing in it") + more
 
@@ -117,7 +105,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _test_of(save_dir: str, row: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
-    """What is known of a test of a training: its metrics.json where that can be found, else its row of metrics.csv."""
+    """What is known of a test of a training: its metrics.json if that can be found, else its row of metrics.csv."""
     flags = _flags_of(save_dir)
     iteration = int(row["iteration"])
     results = str(flags.get("gen_frm_dir", ""))
@@ -162,22 +150,31 @@ def _flags_of(save_dir: str) -> dict[str, Any]:
 def short_names(paths: Sequence[str]) -> list[str]:
     """The paths without what they have in common at their beginnings and ends; each is another one."""
     parts = [os.path.abspath(path).strip(os.sep).split(os.sep) for path in paths]
-    least = min(map(len, parts))
-    begin = next((n for n in range(least) if len({part[n] for part in parts}) > 1), least)
-    end = next((n for n in range(least - begin) if len({part[-1 - n] for part in parts}) > 1), least - begin)
-    names = [os.sep.join(part[begin : len(part) - end]) or part[-1] for part in parts]
+    begin = len(os.path.commonprefix(parts))  # of lists too: how many names they share
+    rests = [part[begin:] for part in parts]
+    end = len(os.path.commonprefix([rest[::-1] for rest in rests]))
+    names = [os.sep.join(rest[: len(rest) - end]) or part[-1] for rest, part in zip(rests, parts)]
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
 def comparison(runs: Sequence[TestedRun]) -> str:
-    """The page, HTML. The runs have names, no two the same."""
+    """The page, HTML. The runs have names, no two the same.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+    """
     tested = [run for run in runs if run.metrics]
-    sections = [note(text, "warning") for text in warnings(tested)]
-    if tested:
-        sections += [_means(tested), _frames(tested)]
-    sections += [_training(runs), _clips(tested), _folders(runs)]
+    sections = [
+        ("", [note(text, "warning") for text in warnings(tested)]),
+        ("Means over clips and frames", _means(tested)),
+        ("Curves over the predicted frames", _frames(tested)),
+        ("Curves over the iterations", _training(runs)),
+        ("Forecasts", [_clips(tested)]),
+        ("Folders", [_folders(runs)]),
+    ]
     lead = "Figures of the tests, curves, and forecasts of the same clips below one another."
-    return page("Comparison of " + ", ".join(run.name for run in runs), lead, [part for part in sections if part])
+    title = "Comparison of " + ", ".join(run.name for run in runs)
+    return page(title, lead, [section for section in sections if section[1]])
 
 
 def warnings(runs: Sequence[TestedRun]) -> list[str]:
@@ -185,22 +182,19 @@ def warnings(runs: Sequence[TestedRun]) -> list[str]:
     found = []
     for key, label in CONDITIONS.items():
         names: dict[str, list[str]] = {}
-        for run in [run for run in runs if run.metrics and key in run.metrics]:
-            names.setdefault(_condition(key, run.metrics[key]), []).append(run.name)
+        for run in [run for run in runs if key in run.metrics]:
+            value = text_of(run.metrics[key])
+            if key == "dataset":
+                value = ", ".join(map(os.path.normpath, value.split(",")))
+            names.setdefault(value, []).append(run.name)
         if len(names) > 1:
             listed = "; ".join(f"{value} in {', '.join(having)}" for value, having in names.items())
             found.append(f"These figures cannot be compared. The {label} differs: {listed}.")
     return found
 
 
-def _condition(key: str, value: Any) -> str:
-    if key == "dataset":
-        return ", ".join(os.path.normpath(part) for part in str(value).split(","))
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
-    """Label, forecast and run of each baseline: once where all the tests that have it agree, else once for those that
+    """Label, forecast and run of each baseline: once if all the tests that have it agree, else once for those that
     do."""
     found = []
     for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
@@ -224,52 +218,48 @@ def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return same_means and (0 in lengths or lengths[0] == lengths[1])
 
 
-def _means(runs: Sequence[TestedRun]) -> str:
-    rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
+def _means(runs: Sequence[TestedRun]) -> list[Part]:
+    if not runs:
+        return []
     baselines = _baselines(runs)
-    rows += [(label, kind_of(forecast), means_of(run.metrics[forecast])) for label, forecast, run in baselines]
-    present = dict.fromkeys(forecast for _, forecast, _ in baselines)
-    meanings = [f"{label_of(name)}: {MEANINGS[name]}" for name in present if name in MEANINGS]
-    explained = [note("; ".join(meanings) + ".")] if meanings else []
-    return section("Means over clips and frames", means_table(rows, "test"), *explained)
+    rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
+    rows += [(label, "baseline", means_of(run.metrics[forecast])) for label, forecast, run in baselines]
+    meanings = meanings_of(dict.fromkeys(forecast for _, forecast, _ in baselines))
+    return [means_table(rows, "test")] + ([note("; ".join(meanings) + ".")] if meanings else [])
 
 
-def _frames(runs: Sequence[TestedRun]) -> str:
-    curves = [
-        *((run.name, MODEL, run, line_style(number)) for number, run in enumerate(runs)),
-        *((*baseline, baseline_style(number)) for number, baseline in enumerate(_baselines(runs))),
-    ]
-    pictures, drawn = [], []
-    for name in figures_of([run.metrics[forecast] for _, forecast, run, _ in curves]):
+def _frames(runs: Sequence[TestedRun]) -> list[Part]:
+    forecasts = [(run.name, run_style(number), run, MODEL) for number, run in enumerate(runs)]
+    for number, (label, forecast, run) in enumerate(_baselines(runs)):
+        forecasts.append((label, baseline_style(number), run, forecast))
+    curves = []
+    for name in figures_of([run.metrics[forecast] for _, _, run, forecast in forecasts]):
         lines = [
-            frame_line(run.metrics, forecast, name, 0)._replace(label=label, style=style)
-            for label, forecast, run, style in curves
+            frame_line(label, style, run.metrics, run.metrics[forecast], name)
+            for label, style, run, forecast in forecasts
             if per_frame_of(run.metrics[forecast], name)
         ]
-        if lines:
-            pictures.append(chart(figure_heading(name), "frame", lines[::-1]))
-            drawn += lines
-    return section("Curves over the predicted frames", charts(pictures, drawn)) if pictures else ""
+        curves += [(heading_of(name), lines)] if lines else []
+    return [charts(curves, "frame")] if curves else []
 
 
-def _training(runs: Sequence[TestedRun]) -> str:
+def _training(runs: Sequence[TestedRun]) -> list[Part]:
     """Curves over the iterations: the figures of the tests, and the loss."""
-    trained = [(number, run) for number, run in enumerate(runs) if run.tests or run.losses]
-    if not trained:
-        return ""
-    pictures, lines = [], []
-    for name in [name for name in UNITS if any(name in test for _, run in trained for test in run.tests)]:
-        tests = [Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests]
-        pictures.append(chart(figure_heading(name), "iteration", tests))
-        lines += tests
+    curves = []
+    for name in UNITS:
+        lines = [
+            Line(run.name, *run_style(number), *_columns(run.tests, name))
+            for number, run in enumerate(runs)
+            if any(name in test for test in run.tests)
+        ]
+        curves += [(heading_of(name), lines)] if lines else []
     losses = [
-        Line(run.name, line_style(number), *_thinned(*_columns(run.losses, "loss")))
-        for number, run in trained
+        Line(run.name, *run_style(number), *_thinned(*_columns(run.losses, "loss")))
+        for number, run in enumerate(runs)
         if run.losses
     ]
-    if losses:
-        pictures.append(chart("Training loss", "iteration", losses, logarithmic=True))
-    return section("Curves over the iterations", charts(pictures, lines + losses))
+    curves += [(LOSS, losses)] if losses else []
+    return [charts(curves, "iteration", logarithmic=[LOSS])] if curves else []
 
 
 def _columns(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[float], list[float]]:
@@ -285,34 +275,31 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[
     return [x[part][-1] for part in parts], [sum(part) / len(part) if part else math.nan for part in finite]
 
 
-def _clips(runs: Sequence[TestedRun]) -> str:
-    """The clips that several runs have saved, found by their truth: numbers differ where batches have other sizes."""
+def _clips(runs: Sequence[TestedRun]) -> Part:
+    """The clips that several runs have saved, found by their truth: numbers differ if batches have other sizes."""
     saved: dict[str, dict[str, SavedClip]] = {}
+    for run, clip in _saved_clips(runs):
+        saved.setdefault(clip.key, {}).setdefault(run.name, clip)
+    shared = [clips for clips in saved.values() if len(clips) >= min(2, len(runs))]
+    if not shared:
+        return note("No clip is saved in more than one of these tests." if len(runs) > 1 else "No clip is saved.")
+    return players(shared, CLIPS_SIZE) or note("No saved clip is small enough to be shown.")
+
+
+def _saved_clips(runs: Sequence[TestedRun]) -> Iterator[tuple[TestedRun, SavedClip]]:
     for run in runs:
         for number in clip_numbers(run.clips) if run.clips else []:
             clip = read_clip(run.clips, number)
             if clip is not None:
-                saved.setdefault(clip.key, {}).setdefault(run.name, clip)
-    least = min(2, max((len(clips) for clips in saved.values()), default=0), len(runs))
-    shared = [clips for clips in saved.values() if len(clips) >= max(1, least)]
-    if least < min(2, len(runs)):
-        return section("Forecasts", note("No clip is saved in more than one of these tests."))
-    shown, room = [], CLIPS_SIZE
-    for clips in shared:
-        content = player(f"Clip {next(iter(clips.values())).number}", clips) if room else ""
-        room = room - len(content) if content and len(content) <= room else 0
-        shown += [content] if room else []
-    if not shown:
-        return section("Forecasts", note("No saved clip is small enough to be shown."))
-    return section("Forecasts", players(shown, len(shared) - len(shown)))
+                yield run, clip
 
 
-def _folders(runs: Sequence[TestedRun]) -> str:
-    """Where each run lies, and which test of a training stands for it."""
-    told = {}
+def _folders(runs: Sequence[TestedRun]) -> Part:
+    """The folder of each run, and which test of a training stands for it."""
+    folders = {}
     for run in runs:
         if run.tests:
-            told[run.name] = f"{run.path}, its test after {run.metrics['iteration']} iterations"
+            folders[run.name] = f"{run.path}, its test after {text_of(run.metrics['iteration'])} iterations"
         else:
-            told[run.name] = run.path if run.metrics else f"{run.path}, no test yet"
-    return section("Folders", facts(told))
+            folders[run.name] = run.path if run.metrics else f"{run.path}, no test yet"
+    return facts(folders)

@@ -13,6 +13,7 @@ import numpy as np
 
 from src.config import Config
 from src.errors import WriteError
+from src.reports.charts import draw_per_frame
 from src.reports.figures import METRICS_FILE
 from src.reports.own_folder import FILM, TEST, kind_of, take_folder
 from src.reports.pictures import (
@@ -23,7 +24,6 @@ from src.reports.pictures import (
     VIDEO_FILE,
     animation,
     contact_sheet,
-    draw_per_frame,
     write_gif,
     write_mp4,
     write_png,
@@ -210,9 +210,13 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
         f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
     )
     _draw_per_frame(config, directory, metrics)
-    with warn_if_unwritable(config.is_training):
-        _write(os.path.join(directory, REPORT_FILE), report_page(config, directory, metrics))
-        logger.info("all of it on one page, for a browser: %s", os.path.join(directory, REPORT_FILE))
+    path = os.path.join(directory, REPORT_FILE)
+    try:
+        with warn_if_unwritable(config.is_training):
+            _write(path, report_page(config, directory, metrics))
+            logger.info("all of it on one page, for a browser: %s", path)
+    except ImportError as error:
+        logger.warning("%s is not written (%s); pip install -r requirements/base.txt", path, error)
 
 
 def report_film(config: Config, directory: str, metrics: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
-"""Pictures of forecasts: sheets, animations, and curves over the predicted frames. Needs no paddle."""
+"""Pictures of forecasts: sheets, animations and videos. Needs no paddle."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -13,9 +12,8 @@ from PIL import Image
 
 from src.data_provider.videos import frames_of, opencv_path
 from src.errors import WriteError
-from src.reports.figures import is_higher_better
 from src.runtime.files import replacing, write_whole
-from src.utils.metrics import PEAK, UNITS, to_uint8
+from src.utils.metrics import PEAK, to_uint8
 
 SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "forecast.mp4", "per_frame.png"
 FRAMES_PER_SECOND = 5.0  # of an animation that is looked at: slow enough to follow the error
@@ -283,7 +281,7 @@ def write_png(path: str, frame: np.ndarray) -> None:
     if frame.shape[2] == 3:
         frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".png", frame)[1]
-    with _told(path):
+    with reporting_errors(path):
         write_whole(path, encoded.tobytes())
 
 
@@ -311,7 +309,7 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         loop=0,
         duration=10 * max(2, round(100 / frames_per_second)),
     )
-    with _told(path):
+    with reporting_errors(path):
         write_whole(path, content.getvalue())
 
 
@@ -353,7 +351,7 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     if not path.endswith(".mp4"):
         raise ValueError(f"{path}: expected a name that ends in .mp4")
     height, width = (side + side % 2 for side in frames[0].shape[:2])
-    with _told(path), replacing(path) as partial:
+    with reporting_errors(path), replacing(path) as partial:
         with open(partial, "wb"):  # OpenCV does not say why it cannot write; this does
             pass
         with opencv_path(partial) as plain:
@@ -383,45 +381,9 @@ def _check_film(frames: Sequence[np.ndarray], frames_per_second: float) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
+def reporting_errors(path: str) -> Iterator[None]:
+    """Have an OSError end as a WriteError that names the file."""
     try:
         yield
     except OSError as error:
         raise WriteError(f"{path}: cannot be written ({error.strerror}); make room, or give another folder") from None
-
-
-def draw_per_frame(path: str, metrics: Mapping[str, Any]) -> None:
-    """Draw PSNR, SSIM, MSE and MAE over the predicted frames, beside those of the trivial forecasts, as a PNG.
-
-    Args:
-        path: file.
-        metrics: what metrics.json holds. A value that is None (an infinite PSNR) leaves a gap.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        WriteError: it cannot be written.
-    """
-    from matplotlib.figure import Figure  # takes a second to load, and is not needed before the first test
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(16, 3.6))
-    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.14, top=0.9, wspace=0.2)  # a layout engine: twice the time
-    baseline = {"marker": ".", "markersize": 3}
-    forecasts = (
-        ("model", "model", {"color": "tab:orange", "marker": "o", "markersize": 3}),
-        ("repeat_last_frame", "repeat the last frame", {**baseline, "color": "grey", "linestyle": "--"}),
-        ("mean_frame", "mean of the given frames", {**baseline, "color": "tab:blue", "linestyle": ":"}),
-    )
-    for axes, (name, unit) in zip(figure.subplots(1, len(UNITS)), UNITS.items()):
-        for who, label, style in forecasts:
-            values = np.array(metrics[who][f"{name}_per_frame"], dtype=np.float64)  # None becomes nan, a gap
-            axes.plot(metrics["input_length"] + 1 + np.arange(len(values)), values, label=label, **style)
-        better = "higher" if is_higher_better(name) else "lower"
-        axes.set(title=f"{unit} ({better} is better)", xlabel="frame")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=100, format="png")
-    with _told(path):
-        write_whole(path, picture.getvalue())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from src.utils.metrics import BASELINES, UNITS
 
-CONFIG_FILE, LOSSES_FILE, METRICS_CSV = "config.json", "losses.csv", "metrics.csv"
+CONFIG_FILE, LOSSES_FILE, METRICS_CSV, CURVES_FILE = "config.json", "losses.csv", "metrics.csv", "curves.png"
 COLUMNS_OF = {"model": "", **{name: f"{short}_" for name, short in BASELINES.items()}}  # psnr, repeat_psnr, mean_psnr
 METRICS = ("iteration", "clips", *(f"{column}{name}" for column in COLUMNS_OF.values() for name in UNITS))
 # A run that an older version began has no such columns: it goes on, and its cells before stay empty.
