@@ -58,10 +58,10 @@ def main() -> int:
             run.name = name
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(arguments.out, comparison(runs))
-    except (UserError, OSError, ImportError) as error:
+    except (UserError, OSError) as error:
         print(f"compare_runs.py: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {arguments.out}".encode(errors="backslashreplace").decode())  # the path may not be UTF-8
+    print(f"wrote {arguments.out}")
     return 0
 
 

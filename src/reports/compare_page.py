@@ -14,21 +14,19 @@ from src.reports.charts import Line, baseline_style, run_style
 from src.reports.figures import (
     METRICS_FILE,
     MODEL,
-    figures_of,
     forecasts_of,
     heading_of,
     label_of,
-    meanings_of,
     means_of,
     per_frame_of,
     read_metrics,
     text_of,
     value_of,
 )
-from src.reports.report_page import CLIPS_SIZE, frame_line
+from src.reports.report_page import CLIPS_SIZE
 from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
 from src.reports.training_files import CONFIG_FILE, LATER_COLUMNS, LOSSES_FILE, METRICS_CSV, rows_of_csv
-from src.reports.web_page import Part, charts, facts, means_table, note, page, players
+from src.reports.web_page import Forecast, Part, charts, facts, frame_curves, means, note, page, players
 from src.utils.metrics import BASELINES, UNITS
 
 WHICH = ("best", "last")  # test of a training
@@ -164,10 +162,11 @@ def comparison(runs: Sequence[TestedRun]) -> str:
         ImportError: Jinja2 is not installed.
     """
     tested = [run for run in runs if run.metrics]
+    forecasts = _forecasts(tested)
     sections = [
         ("", [note(text, "warning") for text in warnings(tested)]),
-        ("Means over clips and frames", _means(tested)),
-        ("Curves over the predicted frames", _frames(tested)),
+        ("Means over clips and frames", means(forecasts, "test") if tested else []),
+        ("Curves over the predicted frames", frame_curves(forecasts)),
         ("Curves over the iterations", _training(runs)),
         ("Forecasts", [_clips(tested)]),
         ("Folders", [_folders(runs)]),
@@ -193,20 +192,20 @@ def warnings(runs: Sequence[TestedRun]) -> list[str]:
     return found
 
 
-def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
-    """Label, forecast and run of each baseline: once if all the tests that have it agree, else once for those that
+def _forecasts(runs: Sequence[TestedRun]) -> list[Forecast]:
+    """Those of the runs, and the baselines: each once if all the tests that have it agree, else once for those that
     do."""
-    found = []
-    for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
+    found = [Forecast(run.name, run_style(number), MODEL, run.metrics) for number, run in enumerate(runs)]
+    for name in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
         groups: list[list[TestedRun]] = []
-        for run in [run for run in runs if forecast in forecasts_of(run.metrics)]:
-            entry = run.metrics[forecast]
-            group = next((group for group in groups if _agree(group[0].metrics[forecast], entry)), None)
+        for run in [run for run in runs if name in forecasts_of(run.metrics)]:
+            group = next((group for group in groups if _agree(group[0].metrics[name], run.metrics[name])), None)
             groups.append([run]) if group is None else group.append(run)
         for group in groups:
             of_these = f" of {', '.join(run.name for run in group)}" if len(groups) > 1 else ""
-            fullest = max(group, key=lambda run: len(run.metrics[forecast]))  # one of metrics.csv has no frames
-            found.append((label_of(forecast) + of_these, forecast, fullest))
+            fullest = max(group, key=lambda run: len(run.metrics[name]))  # one of metrics.csv has no frames
+            style = baseline_style(len(found) - len(runs))
+            found.append(Forecast(label_of(name) + of_these, style, name, fullest.metrics))
     return found
 
 
@@ -216,31 +215,6 @@ def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     same_means = all(math.isclose(one[name], two[name], rel_tol=1e-6) for name in one.keys() & two.keys())
     lengths = [len(per_frame_of(entry, "mse")) for entry in (first, second)]
     return same_means and (0 in lengths or lengths[0] == lengths[1])
-
-
-def _means(runs: Sequence[TestedRun]) -> list[Part]:
-    if not runs:
-        return []
-    baselines = _baselines(runs)
-    rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
-    rows += [(label, "baseline", means_of(run.metrics[forecast])) for label, forecast, run in baselines]
-    meanings = meanings_of(dict.fromkeys(forecast for _, forecast, _ in baselines))
-    return [means_table(rows, "test")] + ([note("; ".join(meanings) + ".")] if meanings else [])
-
-
-def _frames(runs: Sequence[TestedRun]) -> list[Part]:
-    forecasts = [(run.name, run_style(number), run, MODEL) for number, run in enumerate(runs)]
-    for number, (label, forecast, run) in enumerate(_baselines(runs)):
-        forecasts.append((label, baseline_style(number), run, forecast))
-    curves = []
-    for name in figures_of([run.metrics[forecast] for _, _, run, forecast in forecasts]):
-        lines = [
-            frame_line(label, style, run.metrics, run.metrics[forecast], name)
-            for label, style, run, forecast in forecasts
-            if per_frame_of(run.metrics[forecast], name)
-        ]
-        curves += [(heading_of(name), lines)] if lines else []
-    return [charts(curves, "frame")] if curves else []
 
 
 def _training(runs: Sequence[TestedRun]) -> list[Part]:

@@ -108,11 +108,6 @@ def label_of(forecast: str) -> str:
     return LABELS.get(forecast, forecast.replace("_", " "))
 
 
-def meanings_of(forecasts: Iterable[str]) -> list[str]:
-    """What the forecasts are that are not explained by their names."""
-    return [f"{label_of(name)}: {MEANINGS[name]}" for name in forecasts if name in MEANINGS]
-
-
 def heading_of(name: str) -> tuple[str, str]:
     """What a figure is called in tables, and which way is better."""
     return UNITS.get(name, name.upper()), f"{'higher' if is_higher_better(name) else 'lower'} is better"

@@ -8,22 +8,11 @@ from typing import Any
 
 from src.config import FRAME_FLAGS, NETWORK_FLAGS, Config
 from src.flag_values import list_flags
-from src.reports.charts import Line, baseline_style, run_style
-from src.reports.figures import (
-    MODEL,
-    figures_of,
-    first_frame_of,
-    forecasts_of,
-    heading_of,
-    label_of,
-    meanings_of,
-    means_of,
-    per_frame_of,
-    text_of,
-)
+from src.reports.charts import baseline_style, run_style
+from src.reports.figures import MODEL, first_frame_of, forecasts_of, label_of, means_of, per_frame_of, text_of
 from src.reports.saved_clips import clip_numbers, read_clip
 from src.reports.versions import versions
-from src.reports.web_page import Part, charts, facts, grouped_table, means_table, note, page, players
+from src.reports.web_page import Forecast, Part, facts, frame_curves, grouped_table, means, note, page, players
 
 REPORT_FILE = "report.html"
 # Bytes that the clips of a page may take; one of 30 frames of 128 x 128 takes about 0.7 MB. The tests of a training are
@@ -51,51 +40,24 @@ def report_page(config: Config, directory: str, metrics: Mapping[str, Any]) -> s
         f"{clips} clips of {dataset}: {config.input_length} frames given, "
         f"{config.total_length - config.input_length} predicted, {width} x {width} pixels{trained}."
     )
-    forecasts = {name: metrics[name] for name in forecasts_of(metrics)}
+    styles = [run_style(0), *map(baseline_style, range(len(metrics)))]
+    forecasts = [Forecast(label_of(who), style, who, metrics) for who, style in zip(forecasts_of(metrics), styles)]
     sections = [
-        ("Means over clips and frames", _means(forecasts)),
-        ("Curves over the predicted frames", [_curves(metrics, forecasts)]),
+        ("Means over clips and frames", means(forecasts, "forecast") + _without_error(metrics[MODEL])),
+        ("Curves over the predicted frames", frame_curves(forecasts)),
         ("Forecasts", [_clips(config, directory)]),
         ("Actions", _actions(metrics.get("actions"))),
-        ("Figures of each frame", [_frames(metrics, forecasts)]),
+        ("Figures of each frame", [_frames(metrics)]),
         ("Settings", _settings(config, metrics)),
         ("Versions", [facts(versions())]),
     ]
     return page(title, lead, [section for section in sections if section[1]])
 
 
-def _means(forecasts: Mapping[str, Any]) -> list[Part]:
-    rows = [(label_of(name), _class_of(name), means_of(entry)) for name, entry in forecasts.items()]
-    said = meanings_of(forecasts)
-    infinite = forecasts[MODEL].get("psnr_infinite_frames")
-    if infinite:
-        said.append(
-            f"{text_of(infinite)} predicted frames have no error at all; their PSNR is infinite and not in the mean"
-        )
-    return [means_table(rows, "forecast"), note("; ".join(said) + ".")]
-
-
-def _class_of(forecast: str) -> str:
-    return "model" if forecast == MODEL else "baseline"
-
-
-def _curves(metrics: Mapping[str, Any], forecasts: Mapping[str, Any]) -> Part:
-    curves = []
-    for name in figures_of(forecasts.values()):
-        lines = [
-            frame_line(label_of(forecast), baseline_style(number - 1) if number else run_style(0), metrics, entry, name)
-            for number, (forecast, entry) in enumerate(forecasts.items())
-        ]
-        curves.append((heading_of(name), lines))
-    return charts(curves, "frame")
-
-
-def frame_line(
-    label: str, style: tuple[str, str], metrics: Mapping[str, Any], entry: Mapping[str, Any], name: str
-) -> Line:
-    """A figure of a forecast, ``entry`` of ``metrics``, over the predicted frames."""
-    values, first = per_frame_of(entry, name), first_frame_of(metrics)
-    return Line(label, *style, range(first, first + len(values)), values)
+def _without_error(entry: Mapping[str, Any]) -> list[Part]:
+    count = entry.get("psnr_infinite_frames")
+    said = "predicted frames have no error at all; their PSNR is infinite and not in the mean."
+    return [note(f"{text_of(count)} {said}")] if count else []
 
 
 def _clips(config: Config, directory: str) -> Part:
@@ -118,21 +80,26 @@ def _actions(actions: Any) -> list[Part]:
     return [grouped_table("actions", ("action", "clips"), rows)]
 
 
-def _frames(metrics: Mapping[str, Any], forecasts: Mapping[str, Any]) -> Part:
-    per_frame = {
-        forecast: {name: per_frame_of(entry, name) for name in figures_of([entry])}
-        for forecast, entry in forecasts.items()
+def _frames(metrics: Mapping[str, Any]) -> Part:
+    """A row for each predicted frame, and one of the means."""
+    forecasts = {forecast: metrics[forecast] for forecast in forecasts_of(metrics)}
+    means_row = {forecast: means_of(entry) for forecast, entry in forecasts.items()}
+    columns = {
+        forecast: {name: per_frame_of(forecasts[forecast], name) for name in names}
+        for forecast, names in means_row.items()
     }
-    steps = max((len(values) for entry in per_frame.values() for values in entry.values()), default=0)
-    rows: list[tuple[tuple[object, ...], dict[str, dict[str, float]]]] = []
-    for step in range(steps):
-        entries = {
-            forecast: {name: values[step] for name, values in entry.items() if step < len(values)}
-            for forecast, entry in per_frame.items()
-        }
-        rows.append(((first_frame_of(metrics) + step,), entries))
-    rows.append((("mean",), {forecast: means_of(entry) for forecast, entry in forecasts.items()}))
-    return grouped_table("frames", ("frame",), rows)
+    steps = max((len(values) for column in columns.values() for values in column.values()), default=0)
+    rows = [
+        (
+            [first_frame_of(metrics) + step],
+            {
+                forecast: {name: values[step] for name, values in column.items() if step < len(values)}
+                for forecast, column in columns.items()
+            },
+        )
+        for step in range(steps)
+    ]
+    return grouped_table("frames", ["frame"], [*rows, (["mean"], means_row)])
 
 
 def _settings(config: Config, metrics: Mapping[str, Any]) -> list[Part]:

@@ -9,10 +9,21 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.reports.charts import Line, chart_svg
-from src.reports.figures import best_of, figures_of, heading_of, label_of, shown
+from src.reports.figures import (
+    MEANINGS,
+    MODEL,
+    best_of,
+    figures_of,
+    first_frame_of,
+    heading_of,
+    label_of,
+    means_of,
+    per_frame_of,
+    shown,
+)
 from src.reports.pictures import ERROR_AT_TOP, ERROR_COLOURS, FRAMES_PER_SECOND
 from src.reports.saved_clips import SavedClip, columns_of, strip
 
@@ -51,20 +62,53 @@ def facts(values: Mapping[str, Any]) -> Part:
     return {"macro": "facts", "facts": list(values.items())}
 
 
-def means_table(rows: Sequence[tuple[str, str, Mapping[str, float]]], label: str) -> Part:
-    """A row for each forecast, a column for each figure, the best of each column marked.
+class Forecast(NamedTuple):
+    """A row of the table of means, and a curve over the predicted frames."""
+
+    label: str
+    style: tuple[str, str]  # colour and dash of the curve
+    name: str  # in metrics.json
+    metrics: Mapping[str, Any]  # what that holds
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """Its figures."""
+        return self.metrics[self.name]
+
+
+def means(forecasts: Sequence[Forecast], label: str) -> list[Part]:
+    """A row for each forecast, a column for each figure, the best of each column marked; and what the baselines are.
 
     Args:
-        rows: label, class ("model" or "baseline") and figures by name.
-        label: heading of the labels.
+        forecasts: as they come below one another.
+        label: heading of their labels.
     """
-    names = figures_of([entry for _, _, entry in rows])
-    columns = [_cells(name, [entry.get(name, math.nan) for _, _, entry in rows]) for name in names]
+    rows = [means_of(forecast.entry) for forecast in forecasts]
+    names = figures_of(rows)
+    columns = [_cells(name, [row.get(name, math.nan) for row in rows]) for name in names]
     lines = [
-        {"kind": kind, "labels": [text], "cells": [column[number] for column in columns]}
-        for number, (text, kind, _) in enumerate(rows)
+        {"kind": "model" if forecast.name == MODEL else "baseline", "labels": [forecast.label], "cells": cells}
+        for forecast, *cells in zip(forecasts, *columns)
     ]
-    return _table("means", [label], names, [], lines)
+    present = dict.fromkeys(forecast.name for forecast in forecasts)
+    said = [f"{label_of(name)}: {MEANINGS[name]}" for name in present if name in MEANINGS]
+    return [_table("means", [label], names, [], lines)] + ([note("; ".join(said) + ".")] if said else [])
+
+
+def frame_curves(forecasts: Sequence[Forecast]) -> list[Part]:
+    """A chart for each figure over the predicted frames; none if there are no figures of frames."""
+    curves = []
+    for name in figures_of([forecast.entry for forecast in forecasts]):
+        values = [(forecast, per_frame_of(forecast.entry, name)) for forecast in forecasts]
+        lines = [
+            Line(
+                forecast.label, *forecast.style, [first_frame_of(forecast.metrics) + step for step in range(len(y))], y
+            )
+            for forecast, y in values
+            if y
+        ]
+        curves += [(heading_of(name), lines)] if lines else []
+    return [charts(curves, "frame")] if curves else []
 
 
 def grouped_table(
