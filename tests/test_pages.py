@@ -644,6 +644,6 @@ def test_a_page_goes_to_any_path_or_is_refused_in_one_line(tmp_path, capsys, mon
     assert status == 2 and said.count("\n") == 1
 
 
-def test_the_script_needs_no_paddle():
-    code = "import sys, scripts.compare_runs; sys.exit('paddle' in sys.modules)"
+def test_pages_and_pictures_need_no_paddle():
+    code = "import sys, scripts.compare_runs, src.reports.forecast_report; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
