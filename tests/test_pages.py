@@ -25,15 +25,15 @@ from src.models.model_factory import build_model
 from src.reports import compare_page, report_page, web_page
 from src.reports.charts import Line, chart_svg
 from src.reports.compare_page import short_names
-from src.reports.figures import best_of, shown, text_of, value_of
+from src.reports.figures import best_of, read_metrics, shown, text_of, value_of
 from src.reports.forecast_report import write_pictures
 from src.reports.own_folder import TEST, take_folder
 from src.reports.pictures import ERROR_COLOURS
+from src.utils.metrics import BASELINES, UNITS
 from tests.conftest import settings_for
 from tests.helpers import LONGEST_WAIT, ROOT, script
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BASELINES = ("repeat_last_frame", "mean_frame")
 
 
 # ---- a page as a reader or a browser has it
@@ -87,26 +87,15 @@ def browse(tmp_path_factory):
 
     def browse(text, code="", width=1280, milliseconds=300, flags=()):
         # The script comes after the page's own, whose listeners run first.
-        probe = (
-            "<script>addEventListener('load', () => {"
-            f"document.body.dataset.probe = JSON.stringify((() => {{{code}}})() ?? null);"
-            "});</script>"
-        )
+        result = f"document.body.dataset.probe = JSON.stringify((() => {{{code}}})() ?? null);"
+        probe = f"<script>addEventListener('load', () => {{{result}}});</script>"
         page = folder / "page.html"
         page.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
-        command = [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={folder / 'profile'}",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--window-size={width},900",
-            f"--virtual-time-budget={milliseconds}",
-            *flags,
-            "--dump-dom",
-            page.as_uri(),
-        ]
+        options = (
+            f"--headless --no-sandbox --disable-gpu --window-size={width},900 --virtual-time-budget={milliseconds}"
+        )
+        command = [browser, *options.split(), f"--user-data-dir={folder / 'profile'}", "--dump-dom", *flags]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", page.as_uri()]
         found = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT)
         assert found.returncode == 0, found.stderr
         document = Document(found.stdout)
@@ -133,18 +122,17 @@ def addresses(text):
     return [address for address in found if not address.startswith(("data:image/png;base64,", "#"))]
 
 
-def metrics_of(seed, steps=3, baselines=BASELINES, **changes):
+def metrics_of(seed, steps=3, **changes):
     """What metrics.json of a test holds, the figures drawn by lot."""
     rng = np.random.default_rng(seed)
 
     def entry(level):
-        figures = {}
+        figures = {"psnr_infinite_frames": 0}
         for name, scale in (("psnr", 20), ("ssim", 0.5), ("mse", 30), ("mae", 90)):
             values = (scale * level + rng.random(steps)).tolist()
             figures |= {name: float(np.mean(values)), f"{name}_per_frame": values}
-        return {"psnr_infinite_frames": 0, **figures}
+        return figures
 
-    levels = {name: 0.9 - 0.1 * number for number, name in enumerate(baselines)}
     return {
         "iteration": 60,
         "checkpoint": "ck/60",
@@ -154,7 +142,8 @@ def metrics_of(seed, steps=3, baselines=BASELINES, **changes):
         "total_length": 3 + steps,
         "img_width": 16,
         "model": entry(1.0),
-        **{name: entry(level) for name, level in levels.items()},
+        "repeat_last_frame": entry(0.9),
+        "mean_frame": entry(0.8),
         **changes,
     }
 
@@ -179,6 +168,13 @@ def page_of(folder, metrics, **settings):
     return report_page.report_page(config_of(**settings), str(folder), metrics)
 
 
+def comparison_of(*folders, names):
+    runs = [compare_page.read_run(str(folder)) for folder in folders]
+    for run, name in zip(runs, names):
+        run.name = name
+    return compare_page.comparison(runs)
+
+
 def clips_in(text):
     return Document(text).all("section", **{"class": "clip"})
 
@@ -197,21 +193,13 @@ def tested(kth_sample, tmp_path_factory):
     return folder / "results" / "7"
 
 
-def test_a_test_writes_a_page_with_its_figures_and_nothing_from_the_network(tested):
+def test_a_test_writes_a_page_of_its_own_settings_and_clips_and_nothing_from_the_network(tested):
     text = (tested / "report.html").read_text(encoding="utf-8")
     metrics = json.loads((tested / "metrics.json").read_text())
-    table = Document(text).table()
-    figures = [name for name in metrics["model"] if name.endswith("_per_frame")]
-    for step, frame in enumerate(("4", "5", "6")):
-        found = [cell.rstrip("*") for cell in table[frame]]
-        psnr, ssim = (metrics["model"][f"{name}_per_frame"][step] for name in ("psnr", "ssim"))
-        assert {f"{psnr:.2f}", f"{ssim:.4f}"} <= set(found)
-        assert len(found) == len(figures) * (1 + len(BASELINES))
-    assert table["model"][0].rstrip("*") == f"{metrics['model']['psnr']:.2f}"
+    assert Document(text).table()["model"][0].rstrip("*") == f"{metrics['model']['psnr']:.2f}"
     for said in ("after 7 iterations", "--num_hidden", "4,4", "paddle", "3 frames given, 3 predicted"):
         assert said in text
-    assert addresses(text) == [] and len(text) < 200_000
-    assert len(Document(text).all("section", **{"class": "clip"})) == 2
+    assert addresses(text) == [] and len(text) < 200_000 and len(clips_in(text)) == 2
 
 
 def test_a_browser_shows_the_figures_and_the_clips_of_a_test(tested, browse):
@@ -254,46 +242,40 @@ def test_nothing_is_wider_than_the_window(tmp_path, browse, width):
     name = "a_folder_with_a_very_long_name_indeed/" * 6
     metrics = metrics_of(0, dataset=name, checkpoint=name, actions={"handclapping": action(1), "walking": action(2)})
     folder = write_test(tmp_path / "a", metrics, clips=3)
-    _, wide = browse(report_page.report_page(config_of(pretrained_model=name), str(folder), metrics), TOO_WIDE, width)
-    assert wide == []
-    runs = [compare_page.read_run(str(write_test(tmp_path / str(n), metrics_of(n), clips=2))) for n in (1, 2)]
-    for number, run in enumerate(runs):
-        run.name = f"{name}{number}"
-    _, wide = browse(compare_page.comparison(runs), TOO_WIDE, width)
-    assert wide == []
+    other = write_test(tmp_path / "b", metrics_of(1), clips=2)
+    for page in (
+        page_of(folder, metrics, pretrained_model=name),
+        comparison_of(folder, other, names=(name, f"{name}b")),
+    ):
+        assert browse(page, TOO_WIDE, width)[1] == []
 
 
 def action(seed):
     """Figures of one action: means alone."""
-    metrics = metrics_of(seed)
-    return {
-        "sequences": 12,
-        **{
-            name: {key: value for key, value in metrics[name].items() if key in ("psnr", "ssim", "mse", "mae")}
-            for name in ("model", *BASELINES)
-        },
-    }
+    means = {who: metrics_of(seed)[who] for who in ("model", *BASELINES)}
+    return {"sequences": 12, **{who: {name: entry[name] for name in UNITS} for who, entry in means.items()}}
 
 
 def test_any_figures_and_baselines_of_metrics_json_are_shown_and_the_best_is_marked(tmp_path):
-    metrics = metrics_of(0, actions={"boxing": action(1), "walking": action(2)}, trained_with={"total_length": 20})
-    document = Document(page_of(tmp_path, metrics))
-    table = document.table()
-    for forecast, label in (("model", "model"), ("repeat_last_frame", "repeat"), ("mean_frame", "mean frame")):
-        entry = metrics[forecast]
-        found = [cell.rstrip("*") for cell in table[label]]
-        assert found == [f"{entry[name]:.{4 if name == 'ssim' else 2}f}" for name in ("psnr", "ssim", "mse", "mae")]
-    best = {"psnr": max, "ssim": max, "mse": min, "mae": min}
-    forecasts = ("model", *BASELINES)
-    for column, (name, choose) in enumerate(best.items()):
-        values = [metrics[forecast][name] for forecast in forecasts]
-        marked = [table[label][column].endswith("*") for label in ("model", "repeat", "mean frame")]
-        assert marked == [value == choose(values) for value in values]
-        walking = [metrics["actions"]["walking"][forecast][name] for forecast in forecasts]
-        cells = table["walking"][1 + 3 * column : 4 + 3 * column]
-        assert [cell.endswith("*") for cell in cells] == [value == choose(walking) for value in walking]
-    assert table["boxing"][0] == "12" and len(table["boxing"]) == 1 + 4 * 3 and len(table["4"]) == 4 * 3
-    text = " ".join(e["text"] for e in document.all("p"))
+    actions = {"boxing": action(1), "walking": action(2)}
+    metrics = metrics_of(0, actions=actions, trained_with={"total_length": 20})
+    text = page_of(tmp_path, metrics)
+    table, labels = (
+        Document(text).table(),
+        {"model": "model", "repeat_last_frame": "repeat", "mean_frame": "mean frame"},
+    )
+    for column, (name, choose) in enumerate({"psnr": max, "ssim": max, "mse": min, "mae": min}.items()):
+        group = slice(3 * column, 3 * column + 3)
+        shown_values = {
+            tuple(table[label][column] for label in labels.values()): [metrics[who][name] for who in labels],
+            tuple(table["4"][group]): [metrics[who][f"{name}_per_frame"][0] for who in labels],
+            tuple(table["mean"][group]): [metrics[who][name] for who in labels],
+            tuple(table["walking"][1:][group]): [actions["walking"][who][name] for who in labels],
+        }
+        for cells, values in shown_values.items():
+            digits = 4 if name == "ssim" else 2
+            assert list(cells) == [f"{value:.{digits}f}" + "*" * (value == choose(values)) for value in values]
+    assert table["boxing"][0] == "12" and len(table["boxing"]) == 1 + 4 * 3 and len(table["6"]) == 4 * 3
     assert "trained with" in text and "--total_length 20" in text
 
 
@@ -315,10 +297,8 @@ def test_what_comes_from_outside_is_text_and_never_html(tmp_path, browse):
     metrics = metrics_of(0, dataset=bad, checkpoint=bad, actions={bad: action(1)})
     metrics[bad] = metrics["mean_frame"]
     folder = write_test(tmp_path / "a", metrics, clips=1)
-    text = report_page.report_page(config_of(pretrained_model=bad, valid_data_paths=bad), str(folder), metrics)
-    run = compare_page.read_run(str(folder))
-    run.name = bad
-    for page in (text, compare_page.comparison([run])):
+    text = page_of(folder, metrics, pretrained_model=bad, valid_data_paths=bad)
+    for page in (text, comparison_of(folder, names=[bad])):
         document, title = browse(page, "return document.title")
         assert title.endswith(shown) and len(document.all("script")) == 2  # the page's and the test's
         assert shown in document.all("h1")[0]["text"] and addresses(page) == []
@@ -463,10 +443,7 @@ def test_tests_stand_side_by_side_with_the_same_clips_below_one_another(tmp_path
     assert [e["text"] for e in document.all("div", **{"class": "name"})] == ["a", "b"] * 2
     table = document.table()
     assert list(table) == ["a", "b", "repeat", "mean frame"]  # the baselines once
-    for column, choose in enumerate((max, max, min, min)):
-        cells = [row[column] for row in table.values()]
-        values = [float(cell.rstrip("*")) for cell in cells]
-        assert [cell.endswith("*") for cell in cells] == [value == choose(values) for value in values]
+    assert sum(cell.endswith("*") for row in table.values() for cell in row) == 4
     assert table["a"][0].rstrip("*") == f"{first['model']['psnr']:.2f}"
     assert len(document.all("svg")) == 4
 
@@ -474,25 +451,18 @@ def test_tests_stand_side_by_side_with_the_same_clips_below_one_another(tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sequences": 8}, "The number of clips differs: 38 in a, c; 8 in b."),
-        ({"img_width": 64}, "The width of the frames differs: 16 in a, c; 64 in b."),
-        ({"dataset": "data/mm"}, "The data set differs: data/kth in a, c; data/mm in b."),
-        ({"total_length": 9, "steps": 6}, "The number of frames differs: 6 in a, c; 9 in b."),
+        ({"sequences": 8}, "38 in a, c; 8 in b"),
+        ({"img_width": 64}, "16 in a, c; 64 in b"),
+        ({"dataset": "data/mm"}, "data/kth in a, c; data/mm in b"),
+        ({"total_length": 9, "steps": 6}, "6 in a, c; 9 in b"),
     ],
 )
-def test_tests_that_cannot_be_compared_are_warned_of_and_their_baselines_stand_apart(
-    tmp_path, changes, said, capsys, monkeypatch
-):
-    folders = []
-    for name in "abc":
-        differing = changes if name == "b" else {}
-        seed = 5 if name == "b" else 1
-        folders.append(write_test(tmp_path / name, metrics_of(seed, **differing), clips=1))
-    status, _ = compare(capsys, monkeypatch, *folders, "--out", tmp_path / "x.html")
-    text = (tmp_path / "x.html").read_text(encoding="utf-8")
-    assert status == 0
-    assert said in [e["text"].split("compared. ")[-1] for e in Document(text).all("p", **{"class": "warning"})]
-    table = Document(text).table()
+def test_tests_that_cannot_be_compared_are_warned_of_and_their_baselines_stand_apart(tmp_path, changes, said):
+    metrics = {"a": metrics_of(1), "b": metrics_of(5, **changes), "c": metrics_of(1)}
+    folders = [write_test(tmp_path / name, part) for name, part in metrics.items()]
+    document = Document(comparison_of(*folders, names="abc"))
+    assert [said in e["text"] for e in document.all("p", **{"class": "warning"})] == [True]
+    table = document.table()
     assert {"repeat of a, c", "repeat of b"} <= set(table) and "repeat" not in table
 
 
@@ -546,36 +516,20 @@ def test_a_training_without_its_results_or_without_a_test_is_shown_as_far_as_it_
     assert "no test yet" in text and "Training loss" in text and "Curves over the predicted frames" not in text
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"),
-    [
-        ("nothing", "no such folder"),
-        ("file", "a file"),
-        ("empty", "nothing in it"),
-        ("other files", "0, 1, 2, 3, 4, 5 and 2 more"),
-        ("tests below", "test_result"),
-        ("header alone", "losses.csv"),
-        ("damaged", "damaged"),
-        ("other", 'expected the figures of a forecast under "model"'),
-    ],
-)
-def test_a_folder_that_is_no_test_and_no_training_is_one_line(tmp_path, kind, found, capsys, monkeypatch):
+@pytest.mark.parametrize("content", [None, "", "losses.csv", "metrics.json", "x.json", "test_result/metrics.json"])
+def test_a_folder_that_is_no_test_and_no_training_is_one_line(tmp_path, content, capsys, monkeypatch):
     folder = tmp_path / "given"
-    if kind == "file":
-        folder.write_text("x")
-    elif kind == "tests below":
-        write_test(folder / "test_result", metrics_of(0))
-    elif kind != "nothing":
-        folder.mkdir()
-    for number in range(8 if kind == "other files" else 0):
-        (folder / str(number)).write_text("")
-    if kind == "header alone":
-        (folder / "losses.csv").write_text("iteration,loss\n")
-    if kind in ("damaged", "other"):
-        (folder / "metrics.json").write_text('{"model": ' if kind == "damaged" else '{"iteration": 3}')
+    if content is not None:
+        (folder / content).parent.mkdir(parents=True, exist_ok=True)
+    texts = {"losses.csv": "iteration,loss\n", "metrics.json": '{"model": ', "x.json": "{}"}
+    if content == "":
+        folder.write_text("a file")
+    elif content:
+        (folder / content).write_text(texts.get(content, json.dumps(metrics_of(0))))
     status, said = compare(capsys, monkeypatch, folder, "--out", tmp_path / "x.html")
     assert status == 2 and said.count("\n") == 1 and said.startswith(f"compare_runs.py: {folder}")
-    assert found in said and "expected" in said and not (tmp_path / "x.html").exists()
+    assert "expected" in said and not (tmp_path / "x.html").exists()
+    assert content is None or os.path.dirname(content) in said
 
 
 JSON = st.recursive(
@@ -603,21 +557,16 @@ def test_whatever_metrics_json_holds_is_shown_or_refused_in_one_line(tmp_path_fa
         del entry[changed]
     folders = [write_test(tmp_path_factory.mktemp("any") / "a", part) for part in (metrics, metrics_of(1))]
     try:
-        runs = [compare_page.read_run(str(folder)) for folder in folders]
+        assert {"a", "b"} <= set(Document(comparison_of(*folders, names="ab")).table())
+        assert "model" in Document(page_of(folders[0], read_metrics(str(folders[0] / "metrics.json")))).table()
     except UserError as error:
         assert "\n" not in str(error)
-        return
-    for name, run in zip("ab", runs):
-        run.name = name
-    assert {"a", "b"} <= set(Document(compare_page.comparison(runs)).table())
-    assert "model" in Document(page_of(folders[0], runs[0].metrics)).table()
 
 
 @pytest.mark.parametrize("names", ["a", "a,b,c", "a,a", "a,"])
 def test_names_are_one_for_each_folder(tmp_path, names, capsys, monkeypatch):
-    folders = [write_test(tmp_path / name, metrics_of(0)) for name in "xy"]
-    status, said = compare(capsys, monkeypatch, *folders, "--out", tmp_path / "x.html", "--names", names)
-    assert status == 2 and said.count("\n") == 1 and f"--names {names}: expected 2 different names" in said
+    status, said = compare(capsys, monkeypatch, "x", "y", "--out", tmp_path / "x.html", "--names", names)
+    assert status == 2 and said.count("\n") == 1 and f"--names {names}" in said
 
 
 @pytest.mark.parametrize(
