@@ -83,10 +83,11 @@ def test_frames_without_a_truth_stay_empty_and_a_label_says_so(truth):
             assert (picture[top : top + height, left : left + width] < 100).all(axis=2).sum() > 20
 
 
-@pytest.mark.parametrize(("height", "width", "zoom"), [(16, 16, 6), (7, 30, 4), (96, 20, 1), (128, 160, 1)])
+@pytest.mark.parametrize(("height", "width", "zoom"), [(16, 16, 6), (7, 30, 4), (96, 20, 1), (40, 2100, 1)])
 def test_small_frames_are_enlarged_by_a_whole_factor_and_large_ones_are_not(height, width, zoom):
     frames = np.random.default_rng(0).random([3, height, width, 3]).astype(np.float32)
     sheet = contact_sheet(frames[:1], frames[1:2], frames[2:])
+    assert sheet.shape[1] <= max(pictures.SHEET_WIDTH, width + 100)
     expected = (frames[0] * 255).astype(np.uint8).repeat(zoom, axis=0).repeat(zoom, axis=1)
     top, size = 44, expected.shape
     assert any(
@@ -120,28 +121,6 @@ def test_a_sheet_of_many_frames_is_cut_into_bands_given_frames_first(known):
     assert list(lefts.values()) == sorted(lefts.values())
     for edge in (sheet[:4], sheet[-4:], sheet[:, :4], sheet[:, -4:]):
         assert (edge == 255).all()
-
-
-def test_a_sheet_of_frames_wider_than_a_screen_has_one_column():
-    frames = np.zeros([3, 2100, 2100, 1], np.float32)
-    assert contact_sheet(frames[:1], frames[1:], frames[1:]).shape[1] <= 2100 + 100
-
-
-@pytest.mark.parametrize(
-    ("given", "truth", "forecast"),
-    [
-        (GIVEN, TRUTH, FORECAST[:2]),
-        (GIVEN, TRUTH, FORECAST[:0]),
-        (GIVEN[..., 0], None, FORECAST),
-        (grey([0.1], 16), None, FORECAST),
-        (GIVEN, TRUTH.repeat(3, axis=3), FORECAST),
-        (GIVEN.repeat(2, axis=3), None, FORECAST.repeat(2, axis=3)),
-    ],
-)
-def test_frames_that_do_not_fit_together_are_refused(given, truth, forecast):
-    for draw in (contact_sheet, animation):
-        with pytest.raises(ValueError, match="expected"):
-            draw(given, truth, forecast)
 
 
 # ---- films
@@ -187,17 +166,6 @@ def test_a_video_holds_every_frame_also_of_an_odd_size(tmp_path):
         assert found and frame.shape == (42, 64, 3)
         np.testing.assert_allclose(frame[8:32, 8:48].mean(axis=(0, 1))[::-1], film[0, 0], atol=6)
     assert not video.read()[0] and os.listdir(tmp_path) == ["a.mp4"]
-
-
-def test_a_rate_or_frames_that_make_no_film_are_refused(tmp_path):
-    film = np.zeros([8, 8, 3], np.uint8)
-    for write in (write_gif, write_mp4):
-        for frames, rate in (([], 5), ([film], 0), ([film], float("nan")), ([film, film[:4]], 5), ([film * 1.0], 5)):
-            with pytest.raises(ValueError, match="expected"):
-                write(str(tmp_path / "a.mp4"), frames, rate)
-    with pytest.raises(ValueError, match="ends in .mp4"):
-        write_mp4(str(tmp_path / "a.avi"), [film], 5)
-    assert not os.listdir(tmp_path)
 
 
 # ---- files
@@ -255,39 +223,19 @@ def test_a_video_that_opencv_cannot_encode_is_told(tmp_path, monkeypatch):
 # ---- curves
 
 
-def figures(psnr):
-    return {
-        "psnr_per_frame": psnr,
-        "ssim_per_frame": [0.9, 0.8, 0.7],
-        "mse_per_frame": [1.0, 2.0, 3.0],
-        "mae_per_frame": [4.0, 5.0, 6.0],
-    }
-
-
-@pytest.mark.parametrize("psnr", [[20.0, 19.0, 18.0], [20.0, None, 18.0], [None] * 3])
+@pytest.mark.parametrize("psnr", [[20.0, None, 18.0], [None] * 3])
 def test_figures_are_drawn_over_the_predicted_frames_with_gaps_where_there_is_no_value(tmp_path, psnr, monkeypatch):
     from matplotlib.axes import Axes
 
-    drawn = []
-    plot = Axes.plot
-
-    def record(axes, frames, values, **style):
-        drawn.append((style["label"], list(frames), list(values)))
-        return plot(axes, frames, values, **style)
-
-    monkeypatch.setattr(Axes, "plot", record)
-    metrics = {
-        "input_length": 10,
-        "model": figures(psnr),
-        "repeat_last_frame": figures([9.0, 8.0, 7.0]),
-        "mean_frame": figures([6.0, 5.0, 4.0]),
-    }
-    draw_per_frame(str(tmp_path / "per_frame.png"), metrics)
-    assert [label for label, _, _ in drawn] == ["model", "repeat the last frame", "mean of the given frames"] * 4
-    assert all(frames == [11, 12, 13] for _, frames, _ in drawn)
-    np.testing.assert_array_equal(drawn[0][2], [np.nan if value is None else value for value in psnr])
-    assert drawn[1][2] == [9, 8, 7] and drawn[2][2] == [6, 5, 4] and drawn[3][2] == [0.9, 0.8, 0.7]
-    assert drawn[6][2] == [1, 2, 3] and drawn[9][2] == [4, 5, 6]
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axes, *xy, **style: drawn.append(xy) or plot(axes, *xy, **style))
+    others = {f"{name}_per_frame": [0.9, 0.8, 0.7] for name in ("ssim", "mse", "mae")}
+    metrics = {who: {"psnr_per_frame": psnr, **others} for who in ("model", "repeat_last_frame", "mean_frame")}
+    for _ in range(2):  # the second time into the same figure
+        draw_per_frame(str(tmp_path / "per_frame.png"), {"input_length": 10, **metrics})
+    assert len(drawn) == 2 * 12 and all(list(frames) == [11, 12, 13] for frames, _ in drawn)
+    np.testing.assert_array_equal(drawn[0][1], [np.nan if value is None else value for value in psnr])
+    assert list(drawn[3][1]) == [0.9, 0.8, 0.7]
     picture = cv2.imread(str(tmp_path / "per_frame.png"))
     assert picture.shape[1] == 1600 and (picture != 255).any(axis=2).mean() > 0.01
 

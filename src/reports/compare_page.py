@@ -87,9 +87,6 @@ def _found(path: str) -> str:
     if not os.path.isdir(path):
         return "a file" if os.path.exists(path) else "no such folder"
     names = sorted(os.listdir(path))
-    below = [name for name in names if os.path.isfile(os.path.join(path, name, METRICS_FILE))]
-    if below:
-        return f"tests in folders of it, as {os.path.join(path, below[-1])}"
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return (", ".join(names[:NAMES_SHOWN]) or "nothing in it") + more
 

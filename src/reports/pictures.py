@@ -50,9 +50,6 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
 
     Returns:
         uint8 RGB ``[rows, columns, 3]``.
-
-    Raises:
-        ValueError: shapes that do not fit together.
     """
     columns = _columns(given, truth, forecast, SHEET_CELL)
     count, width = len(given), columns[-1][1].shape[1]
@@ -64,9 +61,7 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
         for first, end in ((0, count), (count, len(columns))):
             size = -(-(end - first) // -(-(end - first) // most))  # as many in each band, but for the last
             bands += [_band(columns, count, at, min(at + size, end), LINE) for at in range(first, end, size)]
-    legend = _canvas(TEXT_ROW + MARGIN, MARGIN + _legend_width())
-    _draw_legend(legend, MARGIN, 0)
-    parts = [_canvas(MARGIN, 0), *bands, legend]
+    parts = [_canvas(MARGIN, 0), *bands, _legend()]
     right = max(part.shape[1] for part in parts) + MARGIN
     return np.concatenate([_filled_up(part, len(part), right) for part in parts])
 
@@ -120,9 +115,6 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
 
     Returns:
         uint8 RGB ``[rows, columns, 3]``, one for each frame of the clip, all of one shape.
-
-    Raises:
-        ValueError: shapes that do not fit together.
     """
     columns = _columns(given, truth, forecast, PANEL)
     height, width = columns[-1][1].shape[:2]
@@ -130,11 +122,11 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
     lefts = [MARGIN + panel * spacing for panel in range(3)]
     top = MARGIN + 2 * TEXT_ROW
     bar_top = top + height + MARGIN
-    legend_top = bar_top + SCALE_BAR[1] + MARGIN
+    legend, legend_top = _legend(), bar_top + SCALE_BAR[1] + MARGIN
     titles = _text_width(f"frame {len(columns)} of {len(columns)}") + 2 * MARGIN + _text_width("forecast")
-    right = MARGIN + max(lefts[-1] + spacing - 2 * MARGIN, _legend_width(), titles) + MARGIN
-    background = _canvas(legend_top + TEXT_ROW + MARGIN, right)
-    _draw_legend(background, MARGIN, legend_top)
+    right = max(lefts[-1] + spacing - MARGIN, legend.shape[1], MARGIN + titles) + MARGIN
+    background = _canvas(legend_top + len(legend), right)
+    background[legend_top:, : legend.shape[1]] = legend
 
     film = []
     for number, (true, predicted, error) in enumerate(columns, start=1):
@@ -160,14 +152,6 @@ def _columns(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray, 
     Frames are enlarged by a whole factor until their longer side has ``least`` pixels.
     """
     truth = forecast[:0] if truth is None else truth
-    for name, frames in (("given", given), ("truth", truth), ("forecast", forecast)):
-        if frames.ndim != 4 or frames.shape[3] not in (1, 3) or frames.shape[1:] != forecast.shape[1:]:
-            raise ValueError(
-                f"{name}: expected frames [T, H, W, C] of one size with C 1 or 3, got {frames.shape} "
-                f"beside a forecast {forecast.shape}"
-            )
-    if not len(forecast) or len(truth) > len(forecast):
-        raise ValueError(f"expected a forecast, and no more frames of truth: got {len(forecast)} and {len(truth)}")
     zoom = -(-least // max(forecast.shape[1:3]))
     error = np.abs(np.clip(forecast[: len(truth)], 0.0, 1.0) - truth).mean(axis=3) / ERROR_AT_TOP
     before: list[None] = [None] * len(given)
@@ -202,19 +186,16 @@ def _write_text(canvas: np.ndarray, text: str, left: int, baseline: int, colour:
     return left + _text_width(text)
 
 
-def _legend_width() -> int:
-    return _text_width(LEGEND[0]) + SCALE_BAR[0] + 2 * MARGIN + _text_width(LEGEND[1])
-
-
-def _draw_legend(canvas: np.ndarray, left: int, top: int) -> None:
-    """What the colours of the error mean: a scale between its ends."""
-    baseline = top + TEXT_ROW - 6
-    _write_text(canvas, LEGEND[0], left, baseline)
-    left += _text_width(LEGEND[0]) + MARGIN
-    width, height = SCALE_BAR
-    colours = ERROR_COLOURS[np.linspace(0, PEAK, width).astype(int)]
-    canvas[baseline - height + 1 : baseline + 1, left : left + width] = colours
-    _write_text(canvas, LEGEND[1], left + width + MARGIN, baseline)
+def _legend() -> np.ndarray:
+    """What the colours of the error mean: a scale between its ends, margins on its left and below."""
+    baseline = TEXT_ROW - 6
+    legend = _canvas(TEXT_ROW + MARGIN, 3 * MARGIN + sum(map(_text_width, LEGEND)) + SCALE_BAR[0])
+    left = MARGIN + _write_text(legend, LEGEND[0], MARGIN, baseline)
+    right = left + SCALE_BAR[0]
+    colours = ERROR_COLOURS[np.linspace(0, PEAK, SCALE_BAR[0]).astype(int)]
+    legend[baseline - SCALE_BAR[1] + 1 : baseline + 1, left:right] = colours
+    _write_text(legend, LEGEND[1], right + MARGIN, baseline)
+    return legend
 
 
 def _draw_time(canvas: np.ndarray, top: int, given: int, shown: int, total: int) -> None:
@@ -250,10 +231,8 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         frames_per_second: GIF counts in hundredths of a second, so the nearest that it has, at most 50.
 
     Raises:
-        ValueError: no frames, frames of different shapes, or a rate that is not above 0.
         WriteError: it cannot be written.
     """
-    _check_film(frames, frames_per_second)
     palette = _palette(frames)
     pictures = [_in_palette(frame, palette) for frame in frames]
     content = io.BytesIO()
@@ -300,12 +279,8 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         frames_per_second: of the video.
 
     Raises:
-        ValueError: no frames, frames of different shapes, a rate that is not above 0, or another suffix.
         WriteError: it cannot be written.
     """
-    _check_film(frames, frames_per_second)
-    if not path.endswith(".mp4"):
-        raise ValueError(f"{path}: expected a name that ends in .mp4")
     height, width = (side + side % 2 for side in frames[0].shape[:2])
     with reporting_errors(path), replacing(path) as partial:
         with open(partial, "wb"):  # OpenCV does not say why it cannot write; this does
@@ -324,14 +299,6 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
             raise WriteError(
                 f"{path}: OpenCV wrote {found} of {len(frames)} frames; make room, or write a .gif in place of it"
             )
-
-
-def _check_film(frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) != 1 or any(frame.dtype != np.uint8 for frame in frames) or len(frames[0].shape) != 3:
-        raise ValueError(f"expected uint8 frames [H, W, 3] of one shape, got {len(frames)} of {sorted(shapes)}")
-    if not frames_per_second > 0:
-        raise ValueError(f"expected frames per second above 0, got {frames_per_second}")
 
 
 @contextlib.contextmanager
