@@ -33,7 +33,7 @@ LARGEST = 1e100  # of a value that is drawn: matplotlib fails near the largest f
 MOST_DOTS = 40  # of a line; a longer one has none
 POINTS = 2000  # of a curve of curves.png; more cannot be told apart
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-SVG_SETTINGS = {
+SETTINGS = {  # of matplotlib
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "e3d_lstm",  # the same file for the same figures
     "font.sans-serif": ["DejaVu Sans"],  # that widths are measured with; matplotlib brings it along
@@ -89,6 +89,15 @@ def _emptied(axes: Axes, whole: bool = True) -> Axes:
     return axes
 
 
+def _saved(figure: Figure, **options: Any) -> bytes:
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(content, dpi=100, **options)
+    return content.getvalue()
+
+
 def chart_svg(x_label: str, lines: Sequence[Line], logarithmic: bool = False) -> str | None:
     """Curves as an SVG, an element of a page; None if no value can be drawn.
 
@@ -104,8 +113,6 @@ def chart_svg(x_label: str, lines: Sequence[Line], logarithmic: bool = False) ->
     drawn = [[(x, y) for x, y in zip(line.x, line.y) if _is_drawn(y, logarithmic)] for line in lines]
     if not any(drawn):
         return None
-    import matplotlib
-
     figure = _figure(1, 4.6, 2.3, left=0.12, bottom=0.18, top=0.96)
     axes = _emptied(figure.axes[0])
     for number, line in enumerate(lines):
@@ -119,17 +126,17 @@ def chart_svg(x_label: str, lines: Sequence[Line], logarithmic: bool = False) ->
     axes.tick_params(which="both", length=0, labelcolor=COLOURS["--faint"])
     axes.grid(axis="y", which="both", color=COLOURS["--rule"])
     axes.set_frame_on(False)
-    content = io.StringIO()
-    with matplotlib.rc_context(SVG_SETTINGS):
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-    return _element(content.getvalue(), x_label, [line.label for line in lines], drawn)
+    content = _saved(figure, format="svg", transparent=True, metadata={"Date": None})
+    return _element(content, x_label, [line.label for line in lines], drawn)
 
 
 def _is_drawn(value: float, logarithmic: bool) -> bool:
     return abs(value) < LARGEST and not (logarithmic and value <= 0)
 
 
-def _element(content: str, x_label: str, labels: Sequence[str], drawn: Sequence[Sequence[tuple[float, float]]]) -> str:
+def _element(
+    content: bytes, x_label: str, labels: Sequence[str], drawn: Sequence[Sequence[tuple[float, float]]]
+) -> str:
     """What matplotlib has written as an element of a page, with the values of the dots for the mouse."""
     svg = ElementTree.fromstring(content)
     for name in ("metadata", "defs"):  # the latter is a style, which in a page is not the drawing's alone
@@ -173,7 +180,7 @@ def draw_per_frame(path: str, metrics: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
     axes.legend()
     with reporting_errors(path):
-        _write_png(path, figure)
+        write_whole(path, _saved(figure, format="png"))
 
 
 def draw_curves(save_dir: str) -> None:
@@ -184,7 +191,7 @@ def draw_curves(save_dir: str) -> None:
         ValueError: a line that is no longer of numbers.
         OSError: it cannot be written.
     """
-    figure = _figure(2, 10, 4, left=0.07, bottom=0.13, top=0.92)
+    figure = _figure(2, 10, 4, left=0.08, bottom=0.13, top=0.92)
     left, right = (_emptied(axes, whole=False) for axes in figure.axes)
     iterations, loss = _columns(save_dir, LOSSES_FILE, ("iteration", "loss"))
     stride, window = max(1, len(loss) // POINTS), max(1, len(loss) // 50)
@@ -203,16 +210,10 @@ def draw_curves(save_dir: str) -> None:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
-    _write_png(os.path.join(save_dir, CURVES_FILE), figure)
+    write_whole(os.path.join(save_dir, CURVES_FILE), _saved(figure, format="png"))
 
 
 def _columns(save_dir: str, file: str, names: Sequence[str]) -> np.ndarray:
     """Columns of a csv file, float64 ``[columns, lines]``."""
     rows = rows_of_csv(os.path.join(save_dir, file), names)
     return np.array([[float(row[name] or "nan") for row in rows] for name in names], dtype=np.float64)
-
-
-def _write_png(path: str, figure: Figure) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, dpi=100, format="png")
-    write_whole(path, content.getvalue())
