@@ -516,12 +516,19 @@ def test_a_training_without_its_results_or_without_a_test_is_shown_as_far_as_it_
     assert "no test yet" in text and "Training loss" in text and "Curves over the predicted frames" not in text
 
 
-@pytest.mark.parametrize("content", [None, "", "losses.csv", "metrics.json", "x.json", "test_result/metrics.json"])
+@pytest.mark.parametrize(
+    "content", [None, "", "losses.csv", "metrics.csv", "metrics.json", "x.json", "test_result/metrics.json"]
+)
 def test_a_folder_that_is_no_test_and_no_training_is_one_line(tmp_path, content, capsys, monkeypatch):
     folder = tmp_path / "given"
     if content is not None:
         (folder / content).parent.mkdir(parents=True, exist_ok=True)
-    texts = {"losses.csv": "iteration,loss\n", "metrics.json": '{"model": ', "x.json": "{}"}
+    texts = {
+        "losses.csv": "iteration,loss\n",
+        "metrics.csv": f"iteration\n{'1' * 200_000}\n",
+        "metrics.json": '{"model": ',
+        "x.json": "{}",
+    }
     if content == "":
         folder.write_text("a file")
     elif content:

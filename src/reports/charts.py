@@ -110,13 +110,17 @@ def chart_svg(x_label: str, lines: Sequence[Line], logarithmic: bool = False) ->
         ImportError: matplotlib is not installed.
         ValueError, RuntimeError: a font or a setting of it is broken.
     """
-    drawn = [[(x, y) for x, y in zip(line.x, line.y) if _is_drawn(y, logarithmic)] for line in lines]
+
+    def is_drawn(value: float) -> bool:
+        return abs(value) < LARGEST and not (logarithmic and value <= 0)
+
+    drawn = [[(x, y) for x, y in zip(line.x, line.y) if is_drawn(y)] for line in lines]
     if not any(drawn):
         return None
     figure = _figure(1, 4.6, 2.3, left=0.12, bottom=0.18, top=0.96)
     axes = _emptied(figure.axes[0])
     for number, line in enumerate(lines):
-        y = [y if _is_drawn(y, logarithmic) else math.nan for y in line.y]
+        y = [y if is_drawn(y) else math.nan for y in line.y]
         marker = "o" if len(y) <= MOST_DOTS else "None"
         style = {"linestyle": line.dash, "color": COLOURS[line.colour], "marker": marker, "markersize": 4}
         axes.plot(line.x, y, linewidth=1.5, clip_on=False, gid=f"curve-{number}", **style)
@@ -128,10 +132,6 @@ def chart_svg(x_label: str, lines: Sequence[Line], logarithmic: bool = False) ->
     axes.set_frame_on(False)
     content = _saved(figure, format="svg", transparent=True, metadata={"Date": None})
     return _element(content, x_label, [line.label for line in lines], drawn)
-
-
-def _is_drawn(value: float, logarithmic: bool) -> bool:
-    return abs(value) < LARGEST and not (logarithmic and value <= 0)
 
 
 def _element(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -71,16 +72,25 @@ def read_run(path: str, which: str = "best") -> TestedRun:
     path = os.path.normpath(path)
     if os.path.isfile(os.path.join(path, METRICS_FILE)):
         return TestedRun(path, metrics=read_metrics(os.path.join(path, METRICS_FILE)), clips=path)
-    tests, losses = (rows_of_csv(os.path.join(path, name), ("iteration",)) for name in (METRICS_CSV, LOSSES_FILE))
+    try:
+        tests, losses = (rows_of_csv(os.path.join(path, name), ("iteration",)) for name in (METRICS_CSV, LOSSES_FILE))
+    except csv.Error as error:
+        raise UserError(f"{path}: {METRICS_CSV} or {LOSSES_FILE} is damaged ({error}); {EXPECTED}") from None
     if not tests and not losses:
         raise UserError(f"{path}: {EXPECTED}; found {_found(path)}")
     run = TestedRun(path, tests=tests, losses=losses)
     if tests:
         row = tests[-1]
         if which == "best":
-            row = max(tests, key=lambda test: (value_of("psnr", _number(test.get("psnr"))), int(test["iteration"])))
+            row = max(tests, key=_rank)
         run.metrics, run.clips = _test_of(path, row)
     return run
+
+
+def _rank(test: Mapping[str, str]) -> tuple[float, int]:
+    """The greater, the better is a test, a row of metrics.csv; of equal ones the later is the better."""
+    psnr = value_of("psnr", _number(test.get("psnr")))
+    return -math.inf if math.isnan(psnr) else psnr, int(test["iteration"])
 
 
 def _found(path: str) -> str:

@@ -96,7 +96,7 @@ class ForecastMetrics:
         Args:
             given: the given frames of each clip, ``[B, input_length, H, W, C]`` in [0, 1].
             true, pred: the frames after them ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it.
-            actions: what each clip shows; empty where that is not known.
+            actions: what each clip shows; empty if that is not known.
         """
         forecasts = {"model": pred, "repeat_last_frame": given[:, -1:], "mean_frame": given.mean(axis=1, keepdims=True)}
         for name, frames in forecasts.items():
@@ -125,14 +125,14 @@ class ForecastMetrics:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Of the finite ones; None where there is none."""
+    """Of the finite ones; None if there is none."""
     finite = values[values != np.inf]
     return float(finite.mean()) if finite.size else None
 
 
 def table(metrics: dict[str, Any]) -> str:
     """metrics.json as a table of at most 100 characters: a row for each predicted frame, one for the means over all of
-    them, and one for each action where there are several."""
+    them, and one for each action if there are several."""
     actions = metrics.get("actions", {})
     width = max(map(len, ("frame", *actions)))  # of the labels
     names = "".join(f" {name:>{CELL_WIDTH}}" for name in BASELINES.values())
@@ -157,7 +157,7 @@ def _row(label: str, width: int, value: Callable[[str, str], float | None]) -> s
 
 
 def _cell(value: float | None, places: int) -> str:
-    """With fewer places where a number would be too wide."""
+    """With fewer places if a number would be too wide."""
     if value is None:
         return "inf"
     return next((text for p in range(places, 0, -1) if len(text := f"{value:.{p}f}") <= CELL_WIDTH), f"{value:.0f}")
@@ -168,7 +168,7 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
 
     Args:
         config: settings of the run.
-        directory: as from :func:`open_test_folder`; None where there is none to write to.
+        directory: as from :func:`open_test_folder`; None if there is none to write to.
         metrics: what metrics.json is to hold.
 
     Raises:

@@ -45,7 +45,7 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
 
     Args:
         given: frames ``[M, H, W, C]`` in [0, 1], C 1 or 3; numbered 1 to M, the others from M + 1.
-        truth: of the first predicted frames, ``[at most N, H, W, C]``; None where there is none.
+        truth: of the first predicted frames, ``[at most N, H, W, C]``; None if there is none.
         forecast: predicted frames ``[N, H, W, C]``, clipped to [0, 1].
 
     Returns:

@@ -43,7 +43,7 @@ from src.utils.metrics import UNITS, to_uint8
 
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
 LONG_TESTS = 0.2  # of a training's time is worth a line of advice,
-LONG_SECONDS = 60  # where the tests to come take more than this
+LONG_SECONDS = 60  # if the tests to come take more than this
 FEWER_CLIPS = 200  # of a test, which tell much the same
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 # Of the progress bar; tqdm's own has no room for all of it on 80 columns.
@@ -122,7 +122,7 @@ class Progress:
 
 
 class TrainingReport:
-    """Writes the files of a run into save_dir, and into --log_dir where that is given.
+    """Writes the files of a run into save_dir, and into --log_dir if that is given.
 
     Args:
         config: settings of the run.
@@ -148,7 +148,7 @@ class TrainingReport:
             self.visual_dl = self._attempt("--log_dir", _visual_dl, config.log_dir, iteration > 0)
 
     def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float | None, seconds: float) -> None:
-        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None where
+        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None if
         its step was skipped), seconds."""
         if self.iteration_seconds is not None:
             self.iteration_seconds.append(seconds)
