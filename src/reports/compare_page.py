@@ -19,7 +19,6 @@ from src.reports.figures import (
     heading_of,
     label_of,
     means_of,
-    per_frame_of,
     read_metrics,
     text_of,
     value_of,
@@ -204,24 +203,15 @@ def _forecasts(runs: Sequence[TestedRun]) -> list[Forecast]:
     do."""
     found = [Forecast(run.name, run_style(number), MODEL, run.metrics) for number, run in enumerate(runs)]
     for name in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
-        groups: list[list[TestedRun]] = []
+        groups: dict[str, list[TestedRun]] = {}  # by their PSNR to six digits
         for run in [run for run in runs if name in forecasts_of(run.metrics)]:
-            group = next((group for group in groups if _agree(group[0].metrics[name], run.metrics[name])), None)
-            groups.append([run]) if group is None else group.append(run)
-        for group in groups:
+            groups.setdefault(f"{means_of(run.metrics[name]).get('psnr', math.nan):.6g}", []).append(run)
+        for group in groups.values():
             of_these = f" of {', '.join(run.name for run in group)}" if len(groups) > 1 else ""
             fullest = max(group, key=lambda run: len(run.metrics[name]))  # one of metrics.csv has no frames
             style = baseline_style(len(found) - len(runs))
             found.append(Forecast(label_of(name) + of_these, style, name, fullest.metrics))
     return found
-
-
-def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether what both have is the same to six digits."""
-    one, two = means_of(first), means_of(second)
-    same_means = all(math.isclose(one[name], two[name], rel_tol=1e-6) for name in one.keys() & two.keys())
-    lengths = [len(per_frame_of(entry, "mse")) for entry in (first, second)]
-    return same_means and (0 in lengths or lengths[0] == lengths[1])
 
 
 def _training(runs: Sequence[TestedRun]) -> list[Part]:

@@ -27,7 +27,6 @@ TEXT_ROW, TEXT_SIZE = 18, 0.45  # pixels; scale of OpenCV's font
 SCALE_BAR = (96, 10)  # pixels
 WHITE, BLACK, EMPTY, GREY = (255, 255, 255), (0, 0, 0), (228, 228, 228), (120, 120, 120)
 MARK = (214, 39, 40)  # the line where the forecast begins, and what comes after it
-PLAIN_COLOURS = (WHITE, BLACK, EMPTY, GREY, MARK)  # of what is drawn around the frames
 ERROR_COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 ROWS = ("truth", "forecast", "error")  # of a sheet
@@ -233,8 +232,10 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     Raises:
         WriteError: it cannot be written.
     """
-    palette = _palette(frames)
-    pictures = [_in_palette(frame, palette) for frame in frames]
+    # One palette of 256 colours for all frames: with one for each, colours flicker.
+    film = Image.fromarray(np.concatenate(frames)).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    height = len(frames[0])
+    pictures = [film.crop((0, top, film.width, top + height)) for top in range(0, film.height, height)]
     content = io.BytesIO()
     pictures[0].save(
         content,
@@ -246,28 +247,6 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
     )
     with reporting_errors(path):
         write_whole(path, content.getvalue())
-
-
-def _palette(frames: Sequence[np.ndarray]) -> Image.Image:
-    """One palette of 256 colours for a film (with one a frame, colours flicker), our own colours among them."""
-    ours = np.array([*PLAIN_COLOURS, *ERROR_COLOURS[::4]], np.uint8)
-    sample = np.concatenate([frame[::2, ::2] for frame in frames])
-    medians = Image.fromarray(sample).quantize(256 - len(ours), Image.Quantize.MEDIANCUT).getpalette("RGB")
-    palette = Image.new("P", (1, 1))
-    palette.putpalette((ours.ravel().tolist() + medians)[: 3 * 256])
-    return palette
-
-
-def _in_palette(frame: np.ndarray, palette: Image.Image) -> Image.Image:
-    """A frame in the colours of :func:`_palette`."""
-    indexed = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-    indices = np.array(indexed)
-    # Pillow looks colours up in steps and takes a neighbour of white for white.
-    for index, colour in enumerate(PLAIN_COLOURS):
-        np.putmask(indices, cv2.inRange(frame, colour, colour), index)
-    exact = Image.fromarray(indices)  # grey levels so far
-    exact.putpalette(palette.getpalette("RGB"))
-    return exact
 
 
 def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
