@@ -159,7 +159,7 @@ def evaluate(
         "dataset": config.valid_data_paths,
         "sequences": len(dataset),
         **(details or {}),
-        **ForecastMetrics.of(parallel.all_gather(metrics)).summary(config),
+        **ForecastMetrics(parallel.all_gather(metrics)).summary(config),
     }
     if ranks.is_first():
         report_test(config, directory, result)

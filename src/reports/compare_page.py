@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from src.errors import UserError
+from src.reports.charts import Line, baseline_style, run_style
 from src.reports.figures import (
-    MEANINGS,
     METRICS_FILE,
     MODEL,
-    figures_of,
     forecasts_of,
+    heading_of,
     label_of,
-    per_frame_of,
+    means_of,
     read_metrics,
+    text_of,
     value_of,
 )
-from src.reports.report_page import CLIPS_SIZE, frame_line, means_of
+from src.reports.report_page import CLIPS_SIZE
 from src.reports.saved_clips import SavedClip, clip_numbers, read_clip
 from src.reports.training_files import CONFIG_FILE, LATER_COLUMNS, LOSSES_FILE, METRICS_CSV, rows_of_csv
-from src.reports.web_page import (
-    Line,
-    baseline_style,
-    chart,
-    charts,
-    facts,
-    figure_heading,
-    kind_of,
-    line_style,
-    means_table,
-    note,
-    page,
-    player,
-    players,
-    section,
-)
+from src.reports.web_page import Forecast, Part, charts, facts, frame_curves, means, note, page, players
 from src.utils.metrics import BASELINES, UNITS
 
 WHICH = ("best", "last")  # test of a training
-EXPECTED = f"expected {METRICS_FILE} of a test, or {METRICS_CSV} or {LOSSES_FILE} of a training"
+EXPECTED = f"expected {METRICS_FILE} of a test, or lines in {METRICS_CSV} or {LOSSES_FILE} of a training"
 # What two tests have in common if their figures can be compared, as metrics.json calls it.
 CONDITIONS = {
     "dataset": "data set",
@@ -53,6 +40,7 @@ CONDITIONS = {
     "img_width": "width of the frames",
 }
 LOSS_POINTS = 400  # of a curve; each is the mean of its neighbours
+LOSS = ("Training loss", "")  # heading of its chart
 NAMES_SHOWN = 6
 
 
@@ -83,27 +71,31 @@ def read_run(path: str, which: str = "best") -> TestedRun:
     path = os.path.normpath(path)
     if os.path.isfile(os.path.join(path, METRICS_FILE)):
         return TestedRun(path, metrics=read_metrics(os.path.join(path, METRICS_FILE)), clips=path)
-    tests, losses = (rows_of_csv(os.path.join(path, name), ("iteration",)) for name in (METRICS_CSV, LOSSES_FILE))
+    try:
+        tests, losses = (rows_of_csv(os.path.join(path, name), ("iteration",)) for name in (METRICS_CSV, LOSSES_FILE))
+    except csv.Error as error:
+        raise UserError(f"{path}: {METRICS_CSV} or {LOSSES_FILE} is damaged ({error}); {EXPECTED}") from None
     if not tests and not losses:
         raise UserError(f"{path}: {EXPECTED}; found {_found(path)}")
     run = TestedRun(path, tests=tests, losses=losses)
     if tests:
         row = tests[-1]
         if which == "best":
-            row = max(tests, key=lambda test: (value_of("psnr", _number(test.get("psnr"))), int(test["iteration"])))
+            row = max(tests, key=_rank)
         run.metrics, run.clips = _test_of(path, row)
     return run
+
+
+def _rank(test: Mapping[str, str]) -> tuple[float, int]:
+    """The greater, the better is a test, a row of metrics.csv; of equal ones the later is the better."""
+    psnr = value_of("psnr", _number(test.get("psnr")))
+    return -math.inf if math.isnan(psnr) else psnr, int(test["iteration"])
 
 
 def _found(path: str) -> str:
     if not os.path.isdir(path):
         return "a file" if os.path.exists(path) else "no such folder"
     names = sorted(os.listdir(path))
-    below = [name for name in names if os.path.isfile(os.path.join(path, name, METRICS_FILE))]
-    if below:
-        return f"tests in folders of it, as {os.path.join(path, below[-1])}"
-    if {METRICS_CSV, LOSSES_FILE} & set(names):
-        return "a training that has no test and no line of the loss yet"
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return (", ".join(names[:NAMES_SHOWN]) or "nothing in it") + more
 
@@ -117,7 +109,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _test_of(save_dir: str, row: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
-    """What is known of a test of a training: its metrics.json where that can be found, else its row of metrics.csv."""
+    """What is known of a test of a training: its metrics.json if that can be found, else its row of metrics.csv."""
     flags = _flags_of(save_dir)
     iteration = int(row["iteration"])
     results = str(flags.get("gen_frm_dir", ""))
@@ -162,22 +154,32 @@ def _flags_of(save_dir: str) -> dict[str, Any]:
 def short_names(paths: Sequence[str]) -> list[str]:
     """The paths without what they have in common at their beginnings and ends; each is another one."""
     parts = [os.path.abspath(path).strip(os.sep).split(os.sep) for path in paths]
-    least = min(map(len, parts))
-    begin = next((n for n in range(least) if len({part[n] for part in parts}) > 1), least)
-    end = next((n for n in range(least - begin) if len({part[-1 - n] for part in parts}) > 1), least - begin)
-    names = [os.sep.join(part[begin : len(part) - end]) or part[-1] for part in parts]
+    begin = len(os.path.commonprefix(parts))  # of lists too: how many names they share
+    rests = [part[begin:] for part in parts]
+    end = len(os.path.commonprefix([rest[::-1] for rest in rests]))
+    names = [os.sep.join(rest[: len(rest) - end]) or part[-1] for rest, part in zip(rests, parts)]
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
 def comparison(runs: Sequence[TestedRun]) -> str:
-    """The page, HTML. The runs have names, no two the same."""
+    """The page, HTML. The runs have names, no two the same.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+    """
     tested = [run for run in runs if run.metrics]
-    sections = [note(text, "warning") for text in warnings(tested)]
-    if tested:
-        sections += [_means(tested), _frames(tested)]
-    sections += [_training(runs), _clips(tested), _folders(runs)]
+    forecasts = _forecasts(tested)
+    sections = [
+        ("", [note(text, "warning") for text in warnings(tested)]),
+        ("Means over clips and frames", means(forecasts, "test") if tested else []),
+        ("Curves over the predicted frames", frame_curves(forecasts)),
+        ("Curves over the iterations", _training(runs)),
+        ("Forecasts", [_clips(tested)]),
+        ("Folders", [_folders(runs)]),
+    ]
     lead = "Figures of the tests, curves, and forecasts of the same clips below one another."
-    return page("Comparison of " + ", ".join(run.name for run in runs), lead, [part for part in sections if part])
+    title = "Comparison of " + ", ".join(run.name for run in runs)
+    return page(title, lead, [section for section in sections if section[1]])
 
 
 def warnings(runs: Sequence[TestedRun]) -> list[str]:
@@ -185,91 +187,50 @@ def warnings(runs: Sequence[TestedRun]) -> list[str]:
     found = []
     for key, label in CONDITIONS.items():
         names: dict[str, list[str]] = {}
-        for run in [run for run in runs if run.metrics and key in run.metrics]:
-            names.setdefault(_condition(key, run.metrics[key]), []).append(run.name)
+        for run in [run for run in runs if key in run.metrics]:
+            value = text_of(run.metrics[key])
+            if key == "dataset":
+                value = ", ".join(map(os.path.normpath, value.split(",")))
+            names.setdefault(value, []).append(run.name)
         if len(names) > 1:
             listed = "; ".join(f"{value} in {', '.join(having)}" for value, having in names.items())
             found.append(f"These figures cannot be compared. The {label} differs: {listed}.")
     return found
 
 
-def _condition(key: str, value: Any) -> str:
-    if key == "dataset":
-        return ", ".join(os.path.normpath(part) for part in str(value).split(","))
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _baselines(runs: Sequence[TestedRun]) -> list[tuple[str, str, TestedRun]]:
-    """Label, forecast and run of each baseline: once where all the tests that have it agree, else once for those that
+def _forecasts(runs: Sequence[TestedRun]) -> list[Forecast]:
+    """Those of the runs, and the baselines: each once if all the tests that have it agree, else once for those that
     do."""
-    found = []
-    for forecast in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
-        groups: list[list[TestedRun]] = []
-        for run in [run for run in runs if forecast in forecasts_of(run.metrics)]:
-            entry = run.metrics[forecast]
-            group = next((group for group in groups if _agree(group[0].metrics[forecast], entry)), None)
-            groups.append([run]) if group is None else group.append(run)
-        for group in groups:
+    found = [Forecast(run.name, run_style(number), MODEL, run.metrics) for number, run in enumerate(runs)]
+    for name in dict.fromkeys(name for run in runs for name in forecasts_of(run.metrics) if name != MODEL):
+        groups: dict[str, list[TestedRun]] = {}  # by their PSNR to six digits
+        for run in [run for run in runs if name in forecasts_of(run.metrics)]:
+            groups.setdefault(f"{means_of(run.metrics[name]).get('psnr', math.nan):.6g}", []).append(run)
+        for group in groups.values():
             of_these = f" of {', '.join(run.name for run in group)}" if len(groups) > 1 else ""
-            fullest = max(group, key=lambda run: len(run.metrics[forecast]))  # one of metrics.csv has no frames
-            found.append((label_of(forecast) + of_these, forecast, fullest))
+            fullest = max(group, key=lambda run: len(run.metrics[name]))  # one of metrics.csv has no frames
+            style = baseline_style(len(found) - len(runs))
+            found.append(Forecast(label_of(name) + of_these, style, name, fullest.metrics))
     return found
 
 
-def _agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether what both have is the same to six digits."""
-    one, two = means_of(first), means_of(second)
-    same_means = all(math.isclose(one[name], two[name], rel_tol=1e-6) for name in one.keys() & two.keys())
-    lengths = [len(per_frame_of(entry, "mse")) for entry in (first, second)]
-    return same_means and (0 in lengths or lengths[0] == lengths[1])
-
-
-def _means(runs: Sequence[TestedRun]) -> str:
-    rows = [(run.name, "model", means_of(run.metrics[MODEL])) for run in runs]
-    baselines = _baselines(runs)
-    rows += [(label, kind_of(forecast), means_of(run.metrics[forecast])) for label, forecast, run in baselines]
-    present = dict.fromkeys(forecast for _, forecast, _ in baselines)
-    meanings = [f"{label_of(name)}: {MEANINGS[name]}" for name in present if name in MEANINGS]
-    explained = [note("; ".join(meanings) + ".")] if meanings else []
-    return section("Means over clips and frames", means_table(rows, "test"), *explained)
-
-
-def _frames(runs: Sequence[TestedRun]) -> str:
-    curves = [
-        *((run.name, MODEL, run, line_style(number)) for number, run in enumerate(runs)),
-        *((*baseline, baseline_style(number)) for number, baseline in enumerate(_baselines(runs))),
-    ]
-    pictures, drawn = [], []
-    for name in figures_of([run.metrics[forecast] for _, forecast, run, _ in curves]):
-        lines = [
-            frame_line(run.metrics, forecast, name, 0)._replace(label=label, style=style)
-            for label, forecast, run, style in curves
-            if per_frame_of(run.metrics[forecast], name)
-        ]
-        if lines:
-            pictures.append(chart(figure_heading(name), "frame", lines[::-1]))
-            drawn += lines
-    return section("Curves over the predicted frames", charts(pictures, drawn)) if pictures else ""
-
-
-def _training(runs: Sequence[TestedRun]) -> str:
+def _training(runs: Sequence[TestedRun]) -> list[Part]:
     """Curves over the iterations: the figures of the tests, and the loss."""
-    trained = [(number, run) for number, run in enumerate(runs) if run.tests or run.losses]
-    if not trained:
-        return ""
-    pictures, lines = [], []
-    for name in [name for name in UNITS if any(name in test for _, run in trained for test in run.tests)]:
-        tests = [Line(run.name, line_style(number), *_columns(run.tests, name)) for number, run in trained if run.tests]
-        pictures.append(chart(figure_heading(name), "iteration", tests))
-        lines += tests
+    curves = []
+    for name in UNITS:
+        lines = [
+            Line(run.name, *run_style(number), *_columns(run.tests, name))
+            for number, run in enumerate(runs)
+            if any(name in test for test in run.tests)
+        ]
+        curves += [(heading_of(name), lines)] if lines else []
     losses = [
-        Line(run.name, line_style(number), *_thinned(*_columns(run.losses, "loss")))
-        for number, run in trained
+        Line(run.name, *run_style(number), *_thinned(*_columns(run.losses, "loss")))
+        for number, run in enumerate(runs)
         if run.losses
     ]
-    if losses:
-        pictures.append(chart("Training loss", "iteration", losses, logarithmic=True))
-    return section("Curves over the iterations", charts(pictures, lines + losses))
+    curves += [(LOSS, losses)] if losses else []
+    return [charts(curves, "iteration", logarithmic=[LOSS])] if curves else []
 
 
 def _columns(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[float], list[float]]:
@@ -285,34 +246,31 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[
     return [x[part][-1] for part in parts], [sum(part) / len(part) if part else math.nan for part in finite]
 
 
-def _clips(runs: Sequence[TestedRun]) -> str:
-    """The clips that several runs have saved, found by their truth: numbers differ where batches have other sizes."""
+def _clips(runs: Sequence[TestedRun]) -> Part:
+    """The clips that several runs have saved, found by their truth: numbers differ if batches have other sizes."""
     saved: dict[str, dict[str, SavedClip]] = {}
+    for run, clip in _saved_clips(runs):
+        saved.setdefault(clip.key, {}).setdefault(run.name, clip)
+    shared = [clips for clips in saved.values() if len(clips) >= min(2, len(runs))]
+    if not shared:
+        return note("No clip is saved in more than one of these tests." if len(runs) > 1 else "No clip is saved.")
+    return players(shared, CLIPS_SIZE) or note("No saved clip is small enough to be shown.")
+
+
+def _saved_clips(runs: Sequence[TestedRun]) -> Iterator[tuple[TestedRun, SavedClip]]:
     for run in runs:
         for number in clip_numbers(run.clips) if run.clips else []:
             clip = read_clip(run.clips, number)
             if clip is not None:
-                saved.setdefault(clip.key, {}).setdefault(run.name, clip)
-    least = min(2, max((len(clips) for clips in saved.values()), default=0), len(runs))
-    shared = [clips for clips in saved.values() if len(clips) >= max(1, least)]
-    if least < min(2, len(runs)):
-        return section("Forecasts", note("No clip is saved in more than one of these tests."))
-    shown, room = [], CLIPS_SIZE
-    for clips in shared:
-        content = player(f"Clip {next(iter(clips.values())).number}", clips) if room else ""
-        room = room - len(content) if content and len(content) <= room else 0
-        shown += [content] if room else []
-    if not shown:
-        return section("Forecasts", note("No saved clip is small enough to be shown."))
-    return section("Forecasts", players(shown, len(shared) - len(shown)))
+                yield run, clip
 
 
-def _folders(runs: Sequence[TestedRun]) -> str:
-    """Where each run lies, and which test of a training stands for it."""
-    told = {}
+def _folders(runs: Sequence[TestedRun]) -> Part:
+    """The folder of each run, and which test of a training stands for it."""
+    folders = {}
     for run in runs:
         if run.tests:
-            told[run.name] = f"{run.path}, its test after {run.metrics['iteration']} iterations"
+            folders[run.name] = f"{run.path}, its test after {text_of(run.metrics['iteration'])} iterations"
         else:
-            told[run.name] = run.path if run.metrics else f"{run.path}, no test yet"
-    return section("Folders", facts(told))
+            folders[run.name] = run.path if run.metrics else f"{run.path}, no test yet"
+    return facts(folders)

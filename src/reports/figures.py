@@ -1,4 +1,7 @@
-"""What metrics.json holds, read by its form: any forecasts, any figures, so a new one of either shows up by itself."""
+"""What metrics.json holds, read by its form: any forecasts, any figures, so a new one of either shows up by itself.
+
+The file may have been edited: whatever stands in the place of a number, :func:`number_of` and :func:`text_of` read it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ LABELS = {MODEL: "model", REPEAT: "repeat", "mean_frame": "mean frame"}
 MEANINGS = {REPEAT: "the last given frame, repeated", "mean_frame": "the mean of the given frames, repeated"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
 DECIMALS = {"ssim": 4}  # else 2
+LARGE = 1e9  # from here on a figure is written with an exponent
+MOST_FRAMES = 10**6  # of a clip
 INFINITE, MISSING = "∞", "–"
 
 
@@ -38,6 +43,30 @@ def read_metrics(path: str) -> dict[str, Any]:
     return metrics
 
 
+def number_of(value: Any) -> float:
+    """A value of JSON as a number; nan if it is none, or one that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:  # JSON may hold a whole number of hundreds of digits
+        return math.nan
+    return math.nan if number == -math.inf else number
+
+
+def text_of(value: Any) -> str:
+    """A text or a number of JSON as a page shows it; a dash for anything else."""
+    if isinstance(value, str):
+        return value
+    number = number_of(value)
+    return MISSING if math.isnan(number) else f"{number:.12g}"
+
+
+def value_of(name: str, value: Any) -> float:
+    """A figure as a number: None is an infinite PSNR; nan if there is no such figure."""
+    return math.inf if value is None and name == "psnr" else number_of(value)
+
+
 def forecasts_of(metrics: Mapping[str, Any]) -> list[str]:
     """The forecasts that metrics.json has figures of: the model first, then the baselines."""
     entries = {name: entry for name, entry in metrics.items() if isinstance(entry, Mapping)}
@@ -57,33 +86,21 @@ def _is_figure(name: str, value: Any) -> bool:
     return is_mean and not isinstance(value, bool) and not name.endswith(("_frames", PER_FRAME)) and name != "sequences"
 
 
-def value_of(name: str, value: Any) -> float:
-    """A figure as a number: None is an infinite PSNR; nan where there is no such figure."""
-    if value is None and name == "psnr":
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
-        return math.nan
-
-
-def mean_of(entry: Mapping[str, Any], name: str) -> float:
-    """The mean of a figure over clips and frames; nan where the entry has none."""
-    return value_of(name, entry[name]) if name in entry else math.nan
+def means_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The mean of each figure of a forecast over clips and frames."""
+    return {name: value_of(name, entry[name]) for name in figures_of([entry])}
 
 
 def per_frame_of(entry: Mapping[str, Any], name: str) -> list[float]:
-    """A figure for each predicted frame; empty where the entry has none."""
+    """A figure for each predicted frame; empty if the entry has none."""
     values = entry.get(name + PER_FRAME)
     return [value_of(name, value) for value in values] if isinstance(values, list) else []
 
 
 def first_frame_of(metrics: Mapping[str, Any]) -> int:
     """The number of the first predicted frame."""
-    given = metrics.get("input_length")
-    return given + 1 if isinstance(given, int) else 1
+    given = number_of(metrics.get("input_length"))
+    return int(given) + 1 if 0 <= given < MOST_FRAMES else 1
 
 
 def label_of(forecast: str) -> str:
@@ -91,9 +108,9 @@ def label_of(forecast: str) -> str:
     return LABELS.get(forecast, forecast.replace("_", " "))
 
 
-def unit_of(name: str) -> str:
-    """What a figure is called in tables."""
-    return UNITS.get(name, name.upper())
+def heading_of(name: str) -> tuple[str, str]:
+    """What a figure is called in tables, and which way is better."""
+    return UNITS.get(name, name.upper()), f"{'higher' if is_higher_better(name) else 'lower'} is better"
 
 
 def is_higher_better(name: str) -> bool:
@@ -105,11 +122,13 @@ def shown(name: str, value: float) -> str:
     """A figure as text."""
     if math.isnan(value):
         return MISSING
-    return INFINITE if math.isinf(value) else f"{value:.{DECIMALS.get(name, 2)}f}"
+    if math.isinf(value):
+        return INFINITE
+    return f"{value:.3g}" if abs(value) >= LARGE else f"{value:.{DECIMALS.get(name, 2)}f}"
 
 
 def best_of(name: str, values: Sequence[float]) -> list[bool]:
-    """Which of the values are the best, as far as their digits show; none where there is nothing to compare."""
+    """Which of the values are the best, as far as their digits show; none if there is nothing to compare."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return [False] * len(values)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from src.config import Config
 from src.errors import WriteError
+from src.reports.charts import draw_per_frame
 from src.reports.figures import METRICS_FILE
 from src.reports.own_folder import FILM, TEST, kind_of, take_folder
 from src.reports.pictures import (
@@ -23,7 +25,6 @@ from src.reports.pictures import (
     VIDEO_FILE,
     animation,
     contact_sheet,
-    draw_per_frame,
     write_gif,
     write_mp4,
     write_png,
@@ -41,32 +42,19 @@ logger = logging.getLogger("e3d_lstm")
 
 
 class FrameMetrics:
-    """PSNR, SSIM, MSE and MAE of each predicted frame of each clip, added batch by batch."""
+    """PSNR, SSIM, MSE and MAE of each predicted frame of each clip: those of ``parts``, and what is added."""
 
-    def __init__(self) -> None:
-        self.per_clip: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
-
-    @classmethod
-    def of(cls, parts: Sequence[FrameMetrics]) -> FrameMetrics:
-        """Those of all the parts."""
-        whole = cls()
-        for name, values in whole.per_clip.items():
-            values.extend(value for part in parts for value in part.per_clip[name])
-        return whole
+    def __init__(self, parts: Sequence[FrameMetrics] = ()) -> None:
+        self.per_clip = {name: [values for part in parts for values in part.per_clip[name]] for name in UNITS}
 
     def add(self, pred: np.ndarray, true: np.ndarray) -> None:
         """Add a batch: frames ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it."""
-        batch, steps = true.shape[:2]
-        pred, true = pred.reshape([-1, *pred.shape[2:]]), true.reshape([-1, *true.shape[2:]])
-        pred_uint8, true_uint8 = to_uint8(pred), to_uint8(true)
-        batch_metrics = {
-            "psnr": frame_psnr(pred_uint8, true_uint8),
-            "ssim": frame_ssim(pred_uint8, true_uint8),
-            "mse": frame_mse(pred, true),
-            "mae": frame_mae(pred, true),
-        }
-        for name, values in batch_metrics.items():
-            self.per_clip[name].append(values.reshape([batch, steps]))
+        frames = [array.reshape([-1, *array.shape[2:]]) for array in (pred, true)]
+        in_uint8 = [to_uint8(array) for array in frames]
+        self.per_clip["psnr"].append(frame_psnr(*in_uint8).reshape(true.shape[:2]))
+        self.per_clip["ssim"].append(frame_ssim(*in_uint8).reshape(true.shape[:2]))
+        self.per_clip["mse"].append(frame_mse(*frames).reshape(true.shape[:2]))
+        self.per_clip["mae"].append(frame_mae(*frames).reshape(true.shape[:2]))
 
     def summary(self) -> dict[str, Any]:
         """Mean of each metric over clips and frames, and over the clips for each predicted frame.
@@ -92,20 +80,15 @@ class FrameMetrics:
 
 
 class ForecastMetrics:
-    """:class:`FrameMetrics` of forecasts, and of the trivial ones of BASELINES, which are made of the given frames."""
+    """:class:`FrameMetrics` of forecasts, and of the trivial ones of BASELINES, which are made of the given frames.
 
-    def __init__(self) -> None:
-        self.of_forecast = {name: FrameMetrics() for name in ("model", *BASELINES)}
-        self.actions: list[str] = []  # of each clip, where they are known
+    It begins with those of ``parts``.
+    """
 
-    @classmethod
-    def of(cls, parts: Sequence[ForecastMetrics]) -> ForecastMetrics:
-        """Those of all the parts."""
-        whole = cls()
-        for name in whole.of_forecast:
-            whole.of_forecast[name] = FrameMetrics.of([part.of_forecast[name] for part in parts])
-        whole.actions = [action for part in parts for action in part.actions]
-        return whole
+    def __init__(self, parts: Sequence[ForecastMetrics] = ()) -> None:
+        names = ("model", *BASELINES)
+        self.of_forecast = {name: FrameMetrics([part.of_forecast[name] for part in parts]) for name in names}
+        self.actions = [action for part in parts for action in part.actions]  # of each clip, if they are known
 
     def add(self, given: np.ndarray, true: np.ndarray, pred: np.ndarray, actions: Sequence[str] = ()) -> None:
         """Add a batch.
@@ -113,7 +96,7 @@ class ForecastMetrics:
         Args:
             given: the given frames of each clip, ``[B, input_length, H, W, C]`` in [0, 1].
             true, pred: the frames after them ``[B, steps, H, W, C]``, true in [0, 1], pred is clipped to it.
-            actions: what each clip shows; empty where that is not known.
+            actions: what each clip shows; empty if that is not known.
         """
         forecasts = {"model": pred, "repeat_last_frame": given[:, -1:], "mean_frame": given.mean(axis=1, keepdims=True)}
         for name, frames in forecasts.items():
@@ -142,14 +125,14 @@ class ForecastMetrics:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Of the finite ones; None where there is none."""
+    """Of the finite ones; None if there is none."""
     finite = values[values != np.inf]
     return float(finite.mean()) if finite.size else None
 
 
 def table(metrics: dict[str, Any]) -> str:
     """metrics.json as a table of at most 100 characters: a row for each predicted frame, one for the means over all of
-    them, and one for each action where there are several."""
+    them, and one for each action if there are several."""
     actions = metrics.get("actions", {})
     width = max(map(len, ("frame", *actions)))  # of the labels
     names = "".join(f" {name:>{CELL_WIDTH}}" for name in BASELINES.values())
@@ -174,7 +157,7 @@ def _row(label: str, width: int, value: Callable[[str, str], float | None]) -> s
 
 
 def _cell(value: float | None, places: int) -> str:
-    """With fewer places where a number would be too wide."""
+    """With fewer places if a number would be too wide."""
     if value is None:
         return "inf"
     return next((text for p in range(places, 0, -1) if len(text := f"{value:.{p}f}") <= CELL_WIDTH), f"{value:.0f}")
@@ -185,34 +168,26 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
 
     Args:
         config: settings of the run.
-        directory: as from :func:`open_test_folder`; None where there is none to write to.
+        directory: as from :func:`open_test_folder`; None if there is none to write to.
         metrics: what metrics.json is to hold.
 
     Raises:
         WriteError: when testing; in a training what cannot be written is a warning.
     """
-    iteration = metrics["iteration"]
     if directory is not None:
         with warn_if_unwritable(config.is_training):
             write_metrics(directory, metrics)
-    logger.info(
-        "test of %d clips%s; %s\n%s",
-        metrics["sequences"],
-        "" if iteration is None else f" after {iteration} iterations",
-        COLUMNS,
-        table(metrics),
-    )
+    after = "" if metrics["iteration"] is None else f" after {metrics['iteration']} iterations"
+    logger.info("test of %d clips%s; %s\n%s", metrics["sequences"], after, COLUMNS, table(metrics))
     if directory is None:
         return
-    logger.info(
-        "figures: %s%s",
-        os.path.join(directory, METRICS_FILE),
-        f"\npictures: {directory}/1 ..." if config.num_save_samples else "",
-    )
+    pictures = f"\npictures: {directory}/1 ..." if config.num_save_samples else ""
+    logger.info("figures: %s%s", os.path.join(directory, METRICS_FILE), pictures)
     _draw_per_frame(config, directory, metrics)
-    with warn_if_unwritable(config.is_training):
-        _write(os.path.join(directory, REPORT_FILE), report_page(config, directory, metrics))
-        logger.info("all of it on one page, for a browser: %s", os.path.join(directory, REPORT_FILE))
+    path = os.path.join(directory, REPORT_FILE)
+    with _drawing(config, path):
+        _write(path, report_page(config, directory, metrics))
+        logger.info("all of it on one page, for a browser: %s", path)
 
 
 def report_film(config: Config, directory: str, metrics: dict[str, Any]) -> None:
@@ -227,16 +202,22 @@ def report_film(config: Config, directory: str, metrics: dict[str, Any]) -> None
 
 
 def _draw_per_frame(config: Config, directory: str, metrics: dict[str, Any]) -> None:
-    """Draw the metrics of each frame. Where matplotlib cannot, that is a warning: metrics.json holds them all."""
     path = os.path.join(directory, PER_FRAME_FILE)
+    with _drawing(config, path):
+        draw_per_frame(path, metrics)
+        logger.info("curves: %s", path)
+
+
+@contextlib.contextmanager
+def _drawing(config: Config, path: str) -> Iterator[None]:
+    """Have a file that a package cannot make be a warning: metrics.json holds all of its figures."""
     try:
         with warn_if_unwritable(config.is_training):
-            draw_per_frame(path, metrics)
-            logger.info("curves: %s", path)
+            yield
     except WriteError:
         raise
     except (ImportError, ValueError, RuntimeError) as error:  # not installed, or a font or a setting of it is broken
-        logger.warning("%s is not drawn (matplotlib: %s); pip install -r requirements/base.txt", path, error)
+        logger.warning("%s is not drawn (%s); pip install -r requirements/base.txt", path, error)
 
 
 def write_metrics(directory: str, metrics: dict[str, Any]) -> str:

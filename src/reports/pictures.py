@@ -1,11 +1,12 @@
-"""Pictures of forecasts: sheets, animations, and curves over the predicted frames. Needs no paddle."""
+"""Pictures of forecasts: sheets, animations and videos. Needs no paddle."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -13,9 +14,8 @@ from PIL import Image
 
 from src.data_provider.videos import frames_of, opencv_path
 from src.errors import WriteError
-from src.reports.figures import is_higher_better
 from src.runtime.files import replacing, write_whole
-from src.utils.metrics import PEAK, UNITS, to_uint8
+from src.utils.metrics import PEAK, to_uint8
 
 SHEET_FILE, ANIMATION_FILE, VIDEO_FILE, PER_FRAME_FILE = "sheet.png", "forecast.gif", "forecast.mp4", "per_frame.png"
 FRAMES_PER_SECOND = 5.0  # of an animation that is looked at: slow enough to follow the error
@@ -27,11 +27,13 @@ TEXT_ROW, TEXT_SIZE = 18, 0.45  # pixels; scale of OpenCV's font
 SCALE_BAR = (96, 10)  # pixels
 WHITE, BLACK, EMPTY, GREY = (255, 255, 255), (0, 0, 0), (228, 228, 228), (120, 120, 120)
 MARK = (214, 39, 40)  # the line where the forecast begins, and what comes after it
-PLAIN_COLOURS = (WHITE, BLACK, EMPTY, GREY, MARK)  # of what is drawn around the frames
 ERROR_COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 ROWS = ("truth", "forecast", "error")  # of a sheet
+LEFT = 2 * MARGIN + max(cv2.getTextSize(label, FONT, TEXT_SIZE, 1)[0][0] for label in ROWS)  # of a sheet's frames
 LEGEND = ("error = | forecast - truth | :  0", f"{ERROR_AT_TOP:g} or more")
+
+Column = tuple[Optional[np.ndarray], Optional[np.ndarray], Optional[np.ndarray]]  # truth, forecast, error of a frame
 
 
 def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray) -> np.ndarray:
@@ -42,99 +44,63 @@ def contact_sheet(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndar
 
     Args:
         given: frames ``[M, H, W, C]`` in [0, 1], C 1 or 3; numbered 1 to M, the others from M + 1.
-        truth: of the first predicted frames, ``[at most N, H, W, C]``; None where there is none.
+        truth: of the first predicted frames, ``[at most N, H, W, C]``; None if there is none.
         forecast: predicted frames ``[N, H, W, C]``, clipped to [0, 1].
 
     Returns:
         uint8 RGB ``[rows, columns, 3]``.
-
-    Raises:
-        ValueError: shapes that do not fit together.
     """
-    clip = _Clip(given, truth, forecast, SHEET_CELL)
-    bands = _bands(clip)
-    bottoms = [MARGIN]
-    for band in bands:
-        bottoms.append(bottoms[-1] + 2 * TEXT_ROW + len(band.rows) * (clip.height + GAP) - GAP + MARGIN)
-    width = max(MARGIN + _legend_width(), *(band.right for band in bands)) + MARGIN
-    sheet = _canvas(bottoms[-1] + TEXT_ROW + MARGIN, width)
-    for band, top in zip(bands, bottoms):
-        _draw_band(sheet, clip, band, top)
-    _draw_legend(sheet, MARGIN, bottoms[-1])
-    return sheet
+    columns = _columns(given, truth, forecast, SHEET_CELL)
+    count, width = len(given), columns[-1][1].shape[1]
+    most = max(1, (SHEET_WIDTH - LEFT - LINE - MARGIN) // (width + GAP))  # columns of a band
+    if LEFT + len(columns) * (width + GAP) - GAP + LINE + MARGIN <= SHEET_WIDTH:
+        bands = [_band(columns, count, 0, len(columns))]
+    else:
+        bands = []
+        for first, end in ((0, count), (count, len(columns))):
+            size = -(-(end - first) // -(-(end - first) // most))  # as many in each band, but for the last
+            bands += [_band(columns, count, at, min(at + size, end), LINE) for at in range(first, end, size)]
+    parts = [_canvas(MARGIN, 0), *bands, _legend()]
+    right = max(part.shape[1] for part in parts) + MARGIN
+    return np.concatenate([_filled_up(part, len(part), right) for part in parts])
 
 
-class _Band:
-    """Frames of a sheet beside one another.
-
-    Args:
-        clip: the whole clip.
-        first, end: places of the frames, counted from 0.
-        indent: pixels; the same in all bands of a sheet, so that their columns stand below one another.
-    """
-
-    def __init__(self, clip: _Clip, first: int, end: int, indent: int = 0) -> None:
-        self.places = range(first, end)
-        self.rows = ROWS if end > clip.given else ROWS[:1]  # given frames are the truth alone
-        self.begin = clip.given if first <= clip.given < end else None  # where the forecast begins, if here
-        self.lefts = {
-            # The column where the forecast begins stands off, to make place for the line.
-            place: _first_left() + indent + number * (clip.width + GAP) + (LINE if first < clip.given <= place else 0)
-            for number, place in enumerate(self.places)
-        }
-        self.unknown = max(clip.known, first) if clip.known < end else None  # the first one without a truth
-        self.right = self.lefts[end - 1] + clip.width
-        # In a band of both, "given" is left out where it does not fit.
-        title = ("given", first) if end <= clip.given else ("forecast", max(clip.given, first))
-        titles = [(self.lefts[title[1]], title[0])]
-        if self.unknown is not None:
-            titles.append((self.lefts[self.unknown] + GAP, "no truth"))
-        self.right = max(self.right, *(left + _text_width(text) for left, text in titles))
-
-
-def _first_left() -> int:
-    return MARGIN + max(_text_width(label) for label in ROWS) + MARGIN
-
-
-def _bands(clip: _Clip) -> list[_Band]:
-    """One band of all frames, or where that is too wide, bands of given frames, then of predicted ones."""
-    whole = _Band(clip, 0, clip.total)
-    if whole.right + MARGIN <= SHEET_WIDTH:
-        return [whole]
-    most = max(1, (SHEET_WIDTH - _first_left() - LINE - MARGIN) // (clip.width + GAP))
-    bands = []
-    for first, end in ((0, clip.given), (clip.given, clip.total)):
-        count = end - first
-        columns = -(-count // -(-count // most))  # as many in each band, but for the last
-        bands += [_Band(clip, place, min(place + columns, end), LINE) for place in range(first, end, columns)]
-    return bands
-
-
-def _draw_band(sheet: np.ndarray, clip: _Clip, band: _Band, band_top: int) -> None:
-    tops = [band_top + 2 * TEXT_ROW + row * (clip.height + GAP) for row in range(len(band.rows))]
-    bottom, text_down = tops[-1] + clip.height, clip.height // 2 + TEXT_ROW // 4
-    for label, top in zip(band.rows, tops):
-        _write_text(sheet, label, MARGIN, top + text_down)
-    first, title = band.places[0], band_top + TEXT_ROW - 6
-    room = sheet.shape[1] if band.begin is None else band.lefts[band.begin] - (GAP + LINE) // 2 - band.lefts[first]
-    if first < clip.given and _text_width("given") < room:
-        _write_text(sheet, "given", band.lefts[first], title, GREY)
-    if clip.given < band.places.stop:
-        _write_text(sheet, "forecast", band.lefts[max(first, clip.given)], title, MARK)
-    for place, left in band.lefts.items():
+def _band(columns: Sequence[Column], given: int, first: int, end: int, indent: int = 0) -> np.ndarray:
+    """Frames ``first`` to ``end`` of a sheet beside one another; ``indent``: pixels, the same in all bands of a
+    sheet, so that their columns stand below one another."""
+    height, width = columns[-1][1].shape[:2]
+    rows = ROWS if end > given else ROWS[:1]  # given frames are the truth alone
+    # The column where the forecast begins stands off, to make place for the line.
+    lefts = {
+        place: LEFT + indent + number * (width + GAP) + (LINE if first < given <= place else 0)
+        for number, place in enumerate(range(first, end))
+    }
+    tops = [2 * TEXT_ROW + row * (height + GAP) for row in range(len(rows))]
+    right = lefts[end - 1] + width
+    band = _canvas(tops[-1] + height + MARGIN, right + LEFT)  # with room for titles that are wider than their frames
+    text_down, split = height // 2 + TEXT_ROW // 4, None
+    for label, top in zip(rows, tops):
+        _write_text(band, label, MARGIN, top + text_down)
+    if first <= given < end:
+        split = lefts[given] - (GAP + LINE) // 2
+        band[: tops[-1] + height, split - LINE // 2 : split + LINE // 2] = MARK
+    # In a band of both, "given" is left out if it does not fit.
+    if first < given and (split is None or _text_width("given") < split - lefts[first]):
+        right = max(right, _write_text(band, "given", lefts[first], TEXT_ROW - 6, GREY))
+    if given < end:
+        right = max(right, _write_text(band, "forecast", lefts[max(first, given)], TEXT_ROW - 6, MARK))
+    for place, left in lefts.items():
         number = str(place + 1)
-        _write_text(sheet, number, left + (clip.width - _text_width(number)) // 2, tops[0] - 5)
-        for frame, top in zip(clip.column(place), tops):
+        _write_text(band, number, left + (width - _text_width(number)) // 2, tops[0] - 5)
+        for frame, top in zip(columns[place], tops):
             if frame is not None:
-                sheet[top : top + clip.height, left : left + clip.width] = frame
-    if band.unknown is not None:
-        for top in (tops[0], tops[2]):
-            left, right = band.lefts[band.unknown], band.lefts[band.places[-1]] + clip.width
-            sheet[top : top + clip.height, left:right] = EMPTY
-            _write_text(sheet, "no truth", left + GAP, top + text_down)
-    if band.begin is not None:
-        split = band.lefts[band.begin] - (GAP + LINE) // 2
-        sheet[band_top:bottom, split - LINE // 2 : split + LINE // 2] = MARK
+                band[top : top + height, left : left + width] = frame
+    unknown = [place for place in lefts if columns[place][0] is None]
+    for top in (tops[0], tops[2]) if unknown else ():
+        left = lefts[unknown[0]]
+        band[top : top + height, left : lefts[end - 1] + width] = EMPTY
+        right = max(right, _write_text(band, "no truth", left + GAP, top + text_down))
+    return band[:, :right]
 
 
 def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray) -> list[np.ndarray]:
@@ -148,92 +114,61 @@ def animation(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray)
 
     Returns:
         uint8 RGB ``[rows, columns, 3]``, one for each frame of the clip, all of one shape.
-
-    Raises:
-        ValueError: shapes that do not fit together.
     """
-    clip = _Clip(given, truth, forecast, PANEL)
-    spacing = max(clip.width, GAP + _text_width("no truth")) + MARGIN  # narrow frames leave their titles room
+    columns = _columns(given, truth, forecast, PANEL)
+    height, width = columns[-1][1].shape[:2]
+    spacing = max(width, GAP + _text_width("no truth")) + MARGIN  # narrow frames leave their titles room
     lefts = [MARGIN + panel * spacing for panel in range(3)]
     top = MARGIN + 2 * TEXT_ROW
-    bottom = top + clip.height
-    bar_top = bottom + MARGIN
-    legend_top = bar_top + SCALE_BAR[1] + MARGIN
-    counter = f"frame {clip.total} of {clip.total}"
-    title_width = _text_width(counter) + 2 * MARGIN + _text_width("forecast")
-    width = max(lefts[-1] + spacing - MARGIN, MARGIN + _legend_width(), MARGIN + title_width) + MARGIN
-    background = _canvas(legend_top + TEXT_ROW + MARGIN, width)
-    _draw_legend(background, MARGIN, legend_top)
+    bar_top = top + height + MARGIN
+    legend, legend_top = _legend(), bar_top + SCALE_BAR[1] + MARGIN
+    titles = _text_width(f"frame {len(columns)} of {len(columns)}") + 2 * MARGIN + _text_width("forecast")
+    right = max(lefts[-1] + spacing - MARGIN, legend.shape[1], MARGIN + titles) + MARGIN
+    background = _canvas(legend_top + len(legend), right)
+    background[legend_top:, : legend.shape[1]] = legend
 
     film = []
-    for place in range(clip.total):
+    for number, (true, predicted, error) in enumerate(columns, start=1):
         picture = background.copy()
-        is_given = place < clip.given
+        is_given = number <= len(given)
         part, colour = ("given", GREY) if is_given else ("forecast", MARK)
-        _write_text(picture, f"frame {place + 1} of {clip.total}", MARGIN, MARGIN + TEXT_ROW - 6)
-        _write_text(picture, part, width - MARGIN - _text_width(part), MARGIN + TEXT_ROW - 6, colour)
-        truth_frame, forecast_frame, error = clip.column(place)
-        panels = (
-            ("truth", truth_frame),
-            (part, truth_frame if is_given else forecast_frame),
-            ("error", error),
-        )
+        _write_text(picture, f"frame {number} of {len(columns)}", MARGIN, MARGIN + TEXT_ROW - 6)
+        _write_text(picture, part, right - MARGIN - _text_width(part), MARGIN + TEXT_ROW - 6, colour)
+        panels = (("truth", true), (part, true if is_given else predicted), ("error", error))
         for (title, frame), left in zip(panels, lefts):
             _write_text(picture, title, left, top - 5, colour if title == part else BLACK)
-            picture[top:bottom, left : left + clip.width] = EMPTY if frame is None else frame
-        if place >= clip.known:
-            for left in (lefts[0], lefts[2]):
-                _write_text(picture, "no truth", left + GAP, top + clip.height // 2 + TEXT_ROW // 4)
-        _draw_time(picture, bar_top, clip.given, place + 1, clip.total)
+            picture[top : top + height, left : left + width] = EMPTY if frame is None else frame
+            if true is None and title != part:
+                _write_text(picture, "no truth", left + GAP, top + height // 2 + TEXT_ROW // 4)
+        _draw_time(picture, bar_top, len(given), number, len(columns))
         film.append(picture)
     return film
 
 
-class _Clip:
-    """The pictures of a clip, each frame enlarged to ``[height, width, 3]`` uint8 RGB.
+def _columns(given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray, least: int) -> list[Column]:
+    """Truth, forecast and error of each frame of a clip, None if there is none.
 
-    Args:
-        given, truth, forecast: as :func:`contact_sheet` takes them.
-        least: pixels that the longer side has at least.
+    Frames are enlarged by a whole factor until their longer side has ``least`` pixels.
     """
-
-    def __init__(self, given: np.ndarray, truth: np.ndarray | None, forecast: np.ndarray, least: int) -> None:
-        if truth is None:
-            truth = forecast[:0]
-        for name, frames in (("given", given), ("truth", truth), ("forecast", forecast)):
-            if frames.ndim != 4 or frames.shape[3] not in (1, 3) or frames.shape[1:] != forecast.shape[1:]:
-                raise ValueError(
-                    f"{name}: expected frames [T, H, W, C] of one size with C 1 or 3, got {frames.shape} "
-                    f"beside a forecast {forecast.shape}"
-                )
-        if not len(forecast) or len(truth) > len(forecast):
-            raise ValueError(f"expected a forecast, and no more frames of truth: got {len(forecast)} and {len(truth)}")
-        height, width = forecast.shape[1:3]
-        zoom = -(-least // max(height, width))
-        self.height, self.width = height * zoom, width * zoom
-        self.given, self.known, self.total = len(given), len(given) + len(truth), len(given) + len(forecast)
-        forecast = np.clip(forecast, 0.0, 1.0)
-        error = np.abs(forecast[: len(truth)] - truth).mean(axis=3) / ERROR_AT_TOP
-        self.truth = [_enlarged(_rgb(frame), zoom) for frames in (given, truth) for frame in to_uint8(frames)]
-        self.forecast = [_enlarged(_rgb(frame), zoom) for frame in to_uint8(forecast)]
-        self.error = [_enlarged(ERROR_COLOURS[frame], zoom) for frame in to_uint8(error)]
-
-    def column(self, place: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-        """Truth, forecast and error of the frame at a place, counted from 0; None where there is none."""
-        step = place - self.given
-        return (
-            self.truth[place] if place < self.known else None,
-            self.forecast[step] if step >= 0 else None,
-            self.error[step] if 0 <= step < len(self.error) else None,
-        )
-
-
-def _rgb(frame: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(frame, [*frame.shape[:2], 3])
+    truth = forecast[:0] if truth is None else truth
+    zoom = -(-least // max(forecast.shape[1:3]))
+    error = np.abs(np.clip(forecast[: len(truth)], 0.0, 1.0) - truth).mean(axis=3) / ERROR_AT_TOP
+    before: list[None] = [None] * len(given)
+    true = [_enlarged(frame, zoom) for frames in (given, truth) for frame in to_uint8(frames)]
+    predicted = [_enlarged(frame, zoom) for frame in to_uint8(forecast)]
+    errors = [_enlarged(ERROR_COLOURS[frame], zoom) for frame in to_uint8(error)]
+    return list(itertools.zip_longest(true, before + predicted, before + errors))
 
 
 def _enlarged(frame: np.ndarray, zoom: int) -> np.ndarray:
-    return frame.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    """uint8 ``[H, W, 1 or 3]`` -> ``[zoom * H, zoom * W, 3]``."""
+    return np.broadcast_to(frame, [*frame.shape[:2], 3]).repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _filled_up(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture with white below it and on its right."""
+    missing = [(0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)]
+    return np.pad(picture, missing, constant_values=PEAK)
 
 
 def _canvas(height: int, width: int) -> np.ndarray:
@@ -244,23 +179,22 @@ def _text_width(text: str) -> int:
     return cv2.getTextSize(text, FONT, TEXT_SIZE, 1)[0][0]
 
 
-def _write_text(canvas: np.ndarray, text: str, left: int, baseline: int, colour: Sequence[int] = BLACK) -> None:
+def _write_text(canvas: np.ndarray, text: str, left: int, baseline: int, colour: Sequence[int] = BLACK) -> int:
+    """Returns the right end of the text."""
     cv2.putText(canvas, text, (left, baseline), FONT, TEXT_SIZE, colour, 1, cv2.LINE_AA)
+    return left + _text_width(text)
 
 
-def _legend_width() -> int:
-    return _text_width(LEGEND[0]) + SCALE_BAR[0] + 2 * MARGIN + _text_width(LEGEND[1])
-
-
-def _draw_legend(canvas: np.ndarray, left: int, top: int) -> None:
-    """What the colours of the error mean: a scale between its ends."""
-    baseline = top + TEXT_ROW - 6
-    _write_text(canvas, LEGEND[0], left, baseline)
-    left += _text_width(LEGEND[0]) + MARGIN
-    width, height = SCALE_BAR
-    colours = ERROR_COLOURS[np.linspace(0, PEAK, width).astype(int)]
-    canvas[baseline - height + 1 : baseline + 1, left : left + width] = colours
-    _write_text(canvas, LEGEND[1], left + width + MARGIN, baseline)
+def _legend() -> np.ndarray:
+    """What the colours of the error mean: a scale between its ends, margins on its left and below."""
+    baseline = TEXT_ROW - 6
+    legend = _canvas(TEXT_ROW + MARGIN, 3 * MARGIN + sum(map(_text_width, LEGEND)) + SCALE_BAR[0])
+    left = MARGIN + _write_text(legend, LEGEND[0], MARGIN, baseline)
+    right = left + SCALE_BAR[0]
+    colours = ERROR_COLOURS[np.linspace(0, PEAK, SCALE_BAR[0]).astype(int)]
+    legend[baseline - SCALE_BAR[1] + 1 : baseline + 1, left:right] = colours
+    _write_text(legend, LEGEND[1], right + MARGIN, baseline)
+    return legend
 
 
 def _draw_time(canvas: np.ndarray, top: int, given: int, shown: int, total: int) -> None:
@@ -283,7 +217,7 @@ def write_png(path: str, frame: np.ndarray) -> None:
     if frame.shape[2] == 3:
         frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".png", frame)[1]
-    with _told(path):
+    with reporting_errors(path):
         write_whole(path, encoded.tobytes())
 
 
@@ -296,12 +230,12 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         frames_per_second: GIF counts in hundredths of a second, so the nearest that it has, at most 50.
 
     Raises:
-        ValueError: no frames, frames of different shapes, or a rate that is not above 0.
         WriteError: it cannot be written.
     """
-    _check_film(frames, frames_per_second)
-    palette = _palette(frames)
-    pictures = [_in_palette(frame, palette) for frame in frames]
+    # One palette of 256 colours for all frames: with one for each, colours flicker.
+    film = Image.fromarray(np.concatenate(frames)).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    height = len(frames[0])
+    pictures = [film.crop((0, top, film.width, top + height)) for top in range(0, film.height, height)]
     content = io.BytesIO()
     pictures[0].save(
         content,
@@ -311,30 +245,8 @@ def write_gif(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         loop=0,
         duration=10 * max(2, round(100 / frames_per_second)),
     )
-    with _told(path):
+    with reporting_errors(path):
         write_whole(path, content.getvalue())
-
-
-def _palette(frames: Sequence[np.ndarray]) -> Image.Image:
-    """One palette of 256 colours for a film (with one a frame, colours flicker), our own colours among them."""
-    ours = np.array([*PLAIN_COLOURS, *ERROR_COLOURS[::4]], np.uint8)
-    sample = np.concatenate([frame[::2, ::2] for frame in frames])
-    medians = Image.fromarray(sample).quantize(256 - len(ours), Image.Quantize.MEDIANCUT).getpalette("RGB")
-    palette = Image.new("P", (1, 1))
-    palette.putpalette((ours.ravel().tolist() + medians)[: 3 * 256])
-    return palette
-
-
-def _in_palette(frame: np.ndarray, palette: Image.Image) -> Image.Image:
-    """A frame in the colours of :func:`_palette`."""
-    indexed = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-    indices = np.array(indexed)
-    # Pillow looks colours up in steps and takes a neighbour of white for white.
-    for index, colour in enumerate(PLAIN_COLOURS):
-        np.putmask(indices, cv2.inRange(frame, colour, colour), index)
-    exact = Image.fromarray(indices)  # grey levels so far
-    exact.putpalette(palette.getpalette("RGB"))
-    return exact
 
 
 def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
@@ -346,23 +258,17 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
         frames_per_second: of the video.
 
     Raises:
-        ValueError: no frames, frames of different shapes, a rate that is not above 0, or another suffix.
         WriteError: it cannot be written.
     """
-    _check_film(frames, frames_per_second)
-    if not path.endswith(".mp4"):
-        raise ValueError(f"{path}: expected a name that ends in .mp4")
     height, width = (side + side % 2 for side in frames[0].shape[:2])
-    with _told(path), replacing(path) as partial:
+    with reporting_errors(path), replacing(path) as partial:
         with open(partial, "wb"):  # OpenCV does not say why it cannot write; this does
             pass
         with opencv_path(partial) as plain:
             writer = cv2.VideoWriter(plain, cv2.VideoWriter_fourcc(*"mp4v"), frames_per_second, (width, height))
         try:
             for frame in frames:
-                even = np.pad(
-                    frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], constant_values=PEAK
-                )
+                even = _filled_up(frame, height, width)
                 writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         finally:
             writer.release()
@@ -374,54 +280,10 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], frames_per_second: float)
             )
 
 
-def _check_film(frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) != 1 or any(frame.dtype != np.uint8 for frame in frames) or len(frames[0].shape) != 3:
-        raise ValueError(f"expected uint8 frames [H, W, 3] of one shape, got {len(frames)} of {sorted(shapes)}")
-    if not frames_per_second > 0:
-        raise ValueError(f"expected frames per second above 0, got {frames_per_second}")
-
-
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
+def reporting_errors(path: str) -> Iterator[None]:
+    """Have an OSError end as a WriteError that names the file."""
     try:
         yield
     except OSError as error:
         raise WriteError(f"{path}: cannot be written ({error.strerror}); make room, or give another folder") from None
-
-
-def draw_per_frame(path: str, metrics: Mapping[str, Any]) -> None:
-    """Draw PSNR, SSIM, MSE and MAE over the predicted frames, beside those of the trivial forecasts, as a PNG.
-
-    Args:
-        path: file.
-        metrics: what metrics.json holds. A value that is None (an infinite PSNR) leaves a gap.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        WriteError: it cannot be written.
-    """
-    from matplotlib.figure import Figure  # takes a second to load, and is not needed before the first test
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(16, 3.6))
-    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.14, top=0.9, wspace=0.2)  # a layout engine: twice the time
-    baseline = {"marker": ".", "markersize": 3}
-    forecasts = (
-        ("model", "model", {"color": "tab:orange", "marker": "o", "markersize": 3}),
-        ("repeat_last_frame", "repeat the last frame", {**baseline, "color": "grey", "linestyle": "--"}),
-        ("mean_frame", "mean of the given frames", {**baseline, "color": "tab:blue", "linestyle": ":"}),
-    )
-    for axes, (name, unit) in zip(figure.subplots(1, len(UNITS)), UNITS.items()):
-        for who, label, style in forecasts:
-            values = np.array(metrics[who][f"{name}_per_frame"], dtype=np.float64)  # None becomes nan, a gap
-            axes.plot(metrics["input_length"] + 1 + np.arange(len(values)), values, label=label, **style)
-        better = "higher" if is_higher_better(name) else "lower"
-        axes.set(title=f"{unit} ({better} is better)", xlabel="frame")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=100, format="png")
-    with _told(path):
-        write_whole(path, picture.getvalue())

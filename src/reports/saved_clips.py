@@ -43,7 +43,7 @@ def clip_numbers(directory: str) -> list[int]:
 
 
 def read_clip(directory: str, number: int) -> SavedClip | None:
-    """A clip of a test's folder; None where its pictures are incomplete or damaged."""
+    """A clip of a test's folder; None if its pictures are incomplete or damaged."""
     folder = os.path.join(directory, str(number))
     found: dict[str, dict[int, str]] = {"gt": {}, "pd": {}}
     for name in os.listdir(folder) if os.path.isdir(folder) else []:

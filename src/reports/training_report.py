@@ -24,10 +24,12 @@ from tqdm import tqdm
 
 from src.config import Config
 from src.flag_values import lr_schedule_length
+from src.reports.charts import draw_curves
 from src.reports.forecast_report import remove_clips
 from src.reports.training_files import (
     COLUMNS_OF,
     CONFIG_FILE,
+    CURVES_FILE,
     LATER_COLUMNS,
     LOSSES_FILE,
     METRICS,
@@ -39,11 +41,9 @@ from src.runtime import ranks
 from src.runtime.files import free_name, write_whole
 from src.utils.metrics import UNITS, to_uint8
 
-CURVES_FILE = "curves.png"
 LOSSES = ("iteration", "loss", "lr", "eta", "gradient_norm", "seconds")
-POINTS = 2000  # of a curve; more cannot be told apart
 LONG_TESTS = 0.2  # of a training's time is worth a line of advice,
-LONG_SECONDS = 60  # where the tests to come take more than this
+LONG_SECONDS = 60  # if the tests to come take more than this
 FEWER_CLIPS = 200  # of a test, which tell much the same
 SPEED_MEMORY = 0.95  # how much of the mean time of an iteration is carried over to the next
 # Of the progress bar; tqdm's own has no room for all of it on 80 columns.
@@ -122,7 +122,7 @@ class Progress:
 
 
 class TrainingReport:
-    """Writes the files of a run into save_dir, and into --log_dir where that is given.
+    """Writes the files of a run into save_dir, and into --log_dir if that is given.
 
     Args:
         config: settings of the run.
@@ -148,7 +148,7 @@ class TrainingReport:
             self.visual_dl = self._attempt("--log_dir", _visual_dl, config.log_dir, iteration > 0)
 
     def step(self, iteration: int, loss: float, lr: float, eta: float, norm: float | None, seconds: float) -> None:
-        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None where
+        """Record a training iteration: its loss, learning rate, probability of a true frame, gradient norm (None if
         its step was skipped), seconds."""
         if self.iteration_seconds is not None:
             self.iteration_seconds.append(seconds)
@@ -270,44 +270,6 @@ class TrainingReport:
     def _append(file: io.TextIOBase | None, row: Sequence[Any]) -> None:
         if file is not None:
             csv.writer(file, lineterminator="\n").writerow(["" if value is None else value for value in row])
-
-
-def draw_curves(save_dir: str) -> None:
-    """Draw losses.csv and metrics.csv of save_dir: the loss, and PSNR beside that of repeating the last frame."""
-    from matplotlib.figure import Figure  # takes a second to load, and is not needed before the first test
-
-    losses = _columns(os.path.join(save_dir, LOSSES_FILE), ("iteration", "loss"))
-    tests = _columns(os.path.join(save_dir, METRICS_CSV), ("iteration", "psnr", "repeat_psnr"))
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    iterations, loss = losses[:, 0], losses[:, 1]
-    stride = max(1, len(loss) // POINTS)
-    window = max(1, len(loss) // 50)
-    faint = 0.3 if window > 1 else 1.0  # behind its own mean
-    left.plot(iterations[::stride], loss[::stride], color="tab:blue", alpha=faint, linewidth=0.8, label="loss")
-    if window > 1:
-        mean = np.convolve(loss, np.ones(window) / window, mode="valid")
-        left.plot(
-            iterations[window - 1 :][::stride], mean[::stride], color="tab:blue", label=f"mean of {window} values"
-        )
-    left.set(xlabel="iteration", ylabel="loss", title="Training loss")
-    if len(loss) and loss.min() > 0:
-        left.set_yscale("log")
-    left.legend()
-    right.plot(tests[:, 0], tests[:, 1], marker="o", markersize=3, color="tab:orange", label="model")
-    right.plot(tests[:, 0], tests[:, 2], linestyle="--", color="grey", label="repeat the last frame")
-    right.set(xlabel="iteration", ylabel="PSNR, dB", title="Test")
-    right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=100, format="png")
-    write_whole(os.path.join(save_dir, CURVES_FILE), picture.getvalue())
-
-
-def _columns(path: str, names: Sequence[str]) -> np.ndarray:
-    rows = [[float(row[name] or "nan") for name in names] for row in rows_of_csv(path, names)]
-    return np.array(rows, dtype=np.float64).reshape([-1, len(names)])
 
 
 def _keep_earlier(path: str) -> None:

@@ -27,7 +27,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _source_version() -> str | None:
-    """The commit of the code, "-dirty" added where it was changed; None without git."""
+    """The commit of the code, "-dirty" added if it was changed; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         folder = os.path.dirname(os.path.abspath(__file__))
