@@ -9,8 +9,7 @@ from collections.abc import Collection
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE_FILE = "state.json"  # iteration, settings, checksums
 PADDLE_SUFFIXES = (".pdparams", ".pdopt")  # as paddle.save's users name its files
-INDEX = ".index"  # what tf.train.Saver writes beside <prefix>.data-00000-of-00001
-TENSORFLOW_FILE = re.compile(r"checkpoint|.+\.(index|data-\d+-of-\d+)")
+TENSORFLOW_FILE = re.compile(r"checkpoint|.+\.(index|data-\d+-of-\d+)")  # of tf.train.Saver
 
 
 def no_checkpoint(path: str, example: str) -> str:
@@ -19,12 +18,12 @@ def no_checkpoint(path: str, example: str) -> str:
     if os.path.isfile(path) and name in (MODEL_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE):
         return f"is a file of a checkpoint; give its folder, {folder or os.curdir}"
     # A path without its suffix is what TensorFlow calls a checkpoint, and many programs of Paddle too.
-    names = [name + suffix for suffix in ("", *PADDLE_SUFFIXES, INDEX) if os.path.isfile(path + suffix)]
+    names = [name + suffix for suffix in ("", *PADDLE_SUFFIXES, ".index") if os.path.isfile(path + suffix)]
     found = "is a file" if os.path.exists(path) else "there is no such directory"
-    return of_another_program(folder, names) or f"{found}; give a checkpoint's directory, as {example}"
+    return of_another_program(names) or f"{found}; give a checkpoint's directory, as {example}"
 
 
-def of_another_program(folder: str, names: Collection[str]) -> str:
+def of_another_program(names: Collection[str]) -> str:
     """What can be done with weights of the old Paddle port or of TensorFlow among these files; empty without any."""
     pickles = [name for name in names if name.endswith(PADDLE_SUFFIXES)]
     if pickles:
@@ -36,10 +35,7 @@ def of_another_program(folder: str, names: Collection[str]) -> str:
     tensorflow = sorted(name for name in names if TENSORFLOW_FILE.fullmatch(name))
     if not tensorflow:
         return ""
-    source = folder or os.curdir
-    if "checkpoint" not in tensorflow:  # which names the newest one of its folder
-        source = os.path.join(folder, next((name for name in tensorflow if name.endswith(INDEX)), tensorflow[0]))
     return (
-        f"{tensorflow[0]} is a file of a TensorFlow checkpoint; convert it with python scripts/import_tf_checkpoint.py "
-        f"{source} --save_dir NEW, and give what that writes as --pretrained_model"
+        f"{tensorflow[0]} is a file of a TensorFlow checkpoint, which is not read: the official network forecasts "
+        'otherwise (see "The model, and where it differs" in README.md); train here, or use the weights in pretrained/'
     )

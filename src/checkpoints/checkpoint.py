@@ -447,8 +447,8 @@ def _check_directory(flag: str, directory: str) -> None:
             f"{flag}: holds the checkpoints {', '.join(shown)}; give one of them, "
             f"as {os.path.join(directory, (numbers or others)[-1])}"
         )
-    if not FILES & set(names) and of_another_program(directory, names):
-        raise UserError(f"{flag}: {of_another_program(directory, names)}")
+    if not FILES & set(names) and of_another_program(names):
+        raise UserError(f"{flag}: {of_another_program(names)}")
     content = ", ".join(sorted(names)[:NAMES_SHOWN]) or "nothing"
     raise DamagedCheckpoint(f"{flag}: no {MODEL_FILE} in it (it holds {content}); give a checkpoint's directory")
 
