@@ -10,7 +10,6 @@ what src/models/model_factory.py and src/data_provider/datasets_factory.py list.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from src.checkpoint_files import STATE_FILE, no_checkpoint
+from src.checkpoint_files import STATE_FILE, no_checkpoint, read_state
 from src.data_provider.datasets_factory import DATASETS
 from src.errors import UserError
 from src.flag_values import (
@@ -466,16 +465,13 @@ def _settings_of(checkpoint: str) -> dict[str, Any]:
         UserError: a value that no flag can have here, as the name of a model that is not registered.
     """
     try:
-        with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
-            settings = json.load(file)["config"]
-        found = {flag: settings[flag] for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in settings}
-        if any(isinstance(value, (list, dict)) for value in found.values()):
-            return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        saved = read_state("", checkpoint).get("config", {})
+    except UserError:
         return {}
     rules = {flag.name: flag.metadata for flag in fields(Config)}
     try:
-        return {flag: _checked(flag, value, rules[flag]) for flag, value in found.items()}
+        found = [flag for flag in (*NETWORK_FLAGS, *FRAME_FLAGS) if flag in saved]
+        return {flag: _checked(flag, saved[flag], rules[flag]) for flag in found}
     except UserError as error:
         raise UserError(f"--pretrained_model {checkpoint}: its {STATE_FILE} cannot be used ({error})") from None
 

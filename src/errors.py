@@ -19,3 +19,8 @@ class LostFile(UserError):
 
 class Diverged(UserError):
     """A training's loss, weights or predictions are not finite."""
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, on one line: an OSError in the system's words, any other by its message or its type."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ from safetensors.numpy import save as to_bytes
 
 from src import trainer
 from src.checkpoints.checkpoint import load_weights, read_checkpoint, restore
-from src.checkpoints.resume import check_clips, find_checkpoint
+from src.checkpoints.run import check_clips, find_checkpoint
 from src.config import Config
 from src.data_provider.clips import read_picture
 from src.data_provider.mnist import MovingMNIST

@@ -13,8 +13,8 @@ import pytest
 
 import runp
 from src import trainer
-from src.checkpoints.checkpoint import checkpoints, remove_old, save_best, save_checkpoint
-from src.checkpoints.run import open_folder
+from src.checkpoints.checkpoint import checkpoints, save_checkpoint
+from src.checkpoints.run import open_folder, remove_old, save_best
 from src.data_provider.datasets_factory import DATASETS, DataSet, build_dataset
 from src.errors import UserError, WriteError
 from src.evaluator import evaluate
@@ -72,26 +72,31 @@ def content_of(folder):
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("name", ["7.partial", "best.partial", "best.previous", "best"])
+@pytest.mark.parametrize("name", ["best.previous", "best"])
 def test_a_folder_of_a_user_where_checkpoints_go_is_refused_by_its_name(run, name):
     shutil.rmtree(Path(run.save_dir) / "best")
     put(run.save_dir, f"{name}/notes.txt", f"{name}/model.safetensors")
     before = content_of(run.save_dir)
-    with pytest.raises(UserError, match=rf"--save_dir .*save_dir/{name} holds notes.txt.*; move it away") as error:
+    with pytest.raises(UserError, match=rf"--save_dir .*save_dir/{name} holds .*notes.txt.*; move it away") as error:
         open_folder(run)
     assert "\n" not in str(error.value) and content_of(run.save_dir) == before
 
 
-def test_what_a_kill_leaves_of_a_checkpoint_is_cleared_at_the_next_start(run):
+def test_what_a_kill_leaves_of_a_checkpoint_is_cleared_at_the_next_start_and_nothing_of_a_user(run, tmp_path):
     folder = Path(run.save_dir)
-    (folder / "4.partial").mkdir()  # killed before its first file, ...
-    (folder / "5.partial").mkdir()  # ... before its last, and while it was removed
-    (folder / "5.partial" / "model.safetensors").write_bytes(b"half")
-    (folder / "5.partial" / "state.json.partial").write_bytes(b"{")
-    shutil.copytree(folder / "3", folder / "best.partial")
+    put(folder, "7.partial/notes.txt", "7.partial/model.safetensors", ".8.0123abcd.partial/notes.txt", "mine.txt")
+    put(folder, "mine.partial/model.safetensors")
+    (folder / "link.partial").symlink_to(put(tmp_path / "elsewhere", "model.safetensors"))
+    before = content_of(folder)
+    (folder / ".4.0123abcd.partial").mkdir()  # killed before its first file, ...
+    for name in ("5.partial", ".5.0123abcd.partial"):  # ... and before its last; earlier versions used the plain name
+        put(folder, f"{name}/model.safetensors")
+    shutil.copytree(folder / "3", folder / ".best.0123abcd.partial")
+    (folder / "3" / "state.partial.json").write_bytes(b"{")  # of the record of a test
     checkpoint, is_own = open_folder(run)
     assert is_own and checkpoint.state["iteration"] == 3
-    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"1", "2", "3", "best"}
+    assert content_of(folder) == {**before, "3/state.partial.json": b"{"}
+    assert content_of(tmp_path / "elsewhere") == {"model.safetensors": b"mine"}
 
 
 def test_a_copy_of_the_best_checkpoint_is_kept_and_untouched_where_the_run_is_refused(run):
@@ -106,28 +111,38 @@ def test_a_copy_of_the_best_checkpoint_is_kept_and_untouched_where_the_run_is_re
     assert content_of(folder / "best.earlier-1") == content_of(folder / "best") == before
 
 
-def test_checkpoints_of_others_are_not_pruned_nor_those_with_a_file_of_the_user(run):
+def test_of_old_checkpoints_the_programs_own_files_go_alone(run, tmp_path):
     folder = Path(run.save_dir)
-    put(folder / "1", "notes.txt")
+    put(folder / "1", "notes.txt", ".ipynb_checkpoints/state-checkpoint.json")
+    shutil.move(folder / "2", tmp_path / "2")
+    (folder / "2").symlink_to(tmp_path / "2")
+    kept_elsewhere = content_of(tmp_path / "2")
     put(folder / "4", "model.safetensors", "config.json")  # of another program
     put(folder / "5", "model.safetensors", "state.json")
     shutil.copytree(folder / "3", folder / "6")
-    put(folder / "2", ".ipynb_checkpoints/state-checkpoint.json")  # of a browser, which is no user's work
-    others = {name: content_of(folder / name) for name in ("1", "4", "5")}
+    others = {name: content_of(folder / name) for name in ("4", "5", "6")}
     remove_old(dataclasses.replace(run, keep_checkpoints=1))
-    assert checkpoints(folder) == [1, 4, 5, 6]
+    assert checkpoints(folder) == [4, 5, 6]
     assert {name: content_of(folder / name) for name in others} == others
+    notes = {"notes.txt": b"mine", ".ipynb_checkpoints": None, ".ipynb_checkpoints/state-checkpoint.json": b"mine"}
+    assert content_of(folder / "1") == notes and not (folder / "3").exists()
+    assert content_of(tmp_path / "2") == kept_elsewhere and not (folder / "2").is_symlink()
 
 
 def test_files_that_a_user_puts_in_the_way_of_a_checkpoint_during_a_run_stay(run):
     folder, model = Path(run.save_dir), build_model(run)
-    put(folder, "4.partial/notes.txt", "best/notes.txt")
-    with pytest.raises(WriteError, match="checkpoint 4 cannot be written .*4.partial holds notes.txt"):
+    put(folder, "4/notes.txt", "best/notes.txt")
+    with pytest.raises(WriteError, match="--save_dir .*save_dir/4 is there already"):
         save_checkpoint(run, 4, model, sgd(model))
-    assert (folder / "4.partial" / "notes.txt").read_text() == "mine"
-    save_best(run, 4, model, sgd(model), {"best": {"iteration": 4, "clips": 2, "psnr": 1000.0}})
-    assert (folder / "best.earlier-1" / "notes.txt").read_text() == "mine"
-    assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+    assert content_of(folder / "4") == {"notes.txt": b"mine"}
+    for iteration in (5, 6):  # the second finds "best" as the program left it
+        save_best(run, iteration, model, sgd(model), {"best": {"iteration": iteration, "clips": 2, "psnr": 1e3}})
+        assert content_of(folder / "best.earlier-1") == {"notes.txt": b"mine"}
+        assert sorted(os.listdir(folder / "best")) == ["model.safetensors", "state.json"]
+    shutil.rmtree(folder / "best")
+    put(folder, "best/model.safetensors")
+    save_best(run, 7, model, sgd(model), {"best": {"iteration": 7, "clips": 2, "psnr": 1e3}})
+    assert content_of(folder / "best.earlier-2") == {"model.safetensors": b"mine"}
 
 
 # ---- tests and forecasts

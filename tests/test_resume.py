@@ -167,7 +167,7 @@ def test_another_data_set_is_refused_and_a_lost_clip_is_told(kth_sample, tmp_pat
     path.write_text(json.dumps({**state, "train_clips": clips * 2}))
     with pytest.raises(UserError, match=f"had {clips * 2} clips, --train_data_paths has {clips}"):
         trainer.train(again)
-    monkeypatch.setattr("src.checkpoints.resume.CLIPS_MAY_DIFFER", 0.5)
+    monkeypatch.setattr("src.checkpoints.run.CLIPS_MAY_DIFFER", 0.5)
     trainer.train(again)
     assert f"had {clips * 2} clips when" in (tmp_path / "ck" / "train.log").read_text()
 

@@ -1,12 +1,18 @@
-"""Files that are there whole or not at all, and what is no file."""
+"""Files and folders that are there whole or not at all, removed by the names that the program gave them.
+
+A file or a folder is written beside its place and renamed. A folder is never removed as a tree: the program removes the
+files that it has written, by name, and then the folder if it is empty. So a user's file survives wherever it lies.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import shutil
 import stat
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from src.errors import UserError
@@ -24,8 +30,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         OSError: the temporary file cannot take the place of ``path``.
     """
-    stem, suffix = os.path.splitext(os.fspath(path))
-    partial = stem + PARTIAL + suffix
+    partial = partial_name(path)
     try:
         yield partial
         os.replace(partial, path)
@@ -33,6 +38,68 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
+
+
+def partial_name(path: str | os.PathLike[str]) -> str:
+    """The temporary name beside a file that :func:`replacing` writes."""
+    stem, suffix = os.path.splitext(os.fspath(path))
+    return stem + PARTIAL + suffix
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes, flush: bool = False) -> None:
+    """Write a file (text as UTF-8), whole or not at all.
+
+    Args:
+        path: file; the old one stays until the new one is complete.
+        content: all of it.
+        flush: wait until it is on the disk, so that a power cut too leaves the old one or the new one. That takes
+            milliseconds a file: nothing for a checkpoint, seconds for the pictures of a test.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a folder with a temporary name beside ``path`` to write to; at the end it is renamed to ``path``.
+
+    The temporary name is hidden, and no other process has it. An exception on the way leaves nothing of the folder.
+
+    Raises:
+        OSError: the folder cannot be made, or not be renamed: at ``path`` is a file, or a folder that is not empty.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    partial = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    os.makedirs(partial)
+    try:
+        yield partial
+        _flush_names(partial)
+        os.rename(partial, path)
+        _flush_names(parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_files(folder: str, names: Iterable[str]) -> None:
+    """Remove the files of these names, in this order, and the folder if that leaves it empty.
+
+    Nothing else is ever touched: what a user has put there stays, and so does the folder then.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.remove(os.path.join(folder, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def refuse_pipe(path: str | os.PathLike[str]) -> None:
@@ -59,16 +126,6 @@ def free_name(path: str | os.PathLike[str], mark: str) -> str:
     return f"{stem}.{mark}-{number}{suffix}"
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file (text as UTF-8), whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with replacing(path) as partial, open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
 def lock(file: IO | int, kind: Callable[[IO | int, int], object] = fcntl.lockf) -> bool:
     """Lock a file that is open for writing until it is closed or this process ends; False where locks do not exist.
 
@@ -89,7 +146,7 @@ def lock(file: IO | int, kind: Callable[[IO | int, int], object] = fcntl.lockf) 
 
 
 def write_flushed(path: str, content: bytes) -> None:
-    """Write a file and wait until it is on the disk.
+    """Write a file of a :func:`new_folder` and wait until it is on the disk.
 
     Raises:
         OSError: it cannot be written.
@@ -100,10 +157,10 @@ def write_flushed(path: str, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def flush_directory(path: str) -> None:
-    """Have the names in a directory reach the disk before what follows, where the file system can."""
+def _flush_names(folder: str) -> None:
+    """Have the names in a folder reach the disk before what follows, where the file system can."""
     with contextlib.suppress(OSError):  # some network and FUSE mounts cannot; the files themselves are flushed
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
