@@ -64,7 +64,10 @@ def _answer(error: BaseException, script: str, stopped: str) -> int | None:
             "pip install -r requirements.txt (for a GPU or AI Studio see Install in README.md)"
         )
     elif isinstance(error, ImportError) and ".so" in str(error):
-        line = f"a library cannot be loaded ({error}); see Install in README.md"
+        line = (
+            f"a library cannot be loaded ({error}); see Install in README.md. If it is libGL: "
+            "pip uninstall opencv-python, then pip install opencv-python-headless"
+        )
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         line = f"{where}{error.strerror or error}; check the path, make room on its disk, or give another --out"

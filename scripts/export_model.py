@@ -27,6 +27,8 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 
 warnings.filterwarnings("ignore", message="No ccache found")  # paddle's advice at every import; nothing compiles
 
+from scripts.command import command  # noqa: E402, I001  before the packages: one may be missing
+
 import paddle  # noqa: E402
 
 from src.checkpoints.checkpoint import MODEL_FILE, STATE_FILE, load_weights, read_checkpoint  # noqa: E402
@@ -57,17 +59,15 @@ def export(checkpoint: Path, out: Path) -> None:
     flag = f"--pretrained_model {checkpoint}"
     if (checkpoint / MODEL_FILE).exists() and not (checkpoint / STATE_FILE).exists():
         raise UserError(f"{flag}: {STATE_FILE} is missing, and with it the network's sizes; give a whole checkpoint")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out}: is there and not empty; give a new folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; give a new folder")
+    if out.is_file() or any(out.glob("*")):
+        raise UserError(f"--out {out}: is there and not an empty folder; give a new one")
     state = read_checkpoint(flag, str(checkpoint)).state
     config = Config(**state["config"])
     network = build_model(config)
     load_weights(network, str(checkpoint), config)
 
-    with new_folder(out.resolve()) as folder:
-        save_program(network, config, os.path.join(folder, PROGRAM))
+    with new_folder(out) as partial:
+        save_program(network, config, f"{partial}/{PROGRAM}")
         sizes = {
             "input_length": config.input_length,
             "total_length": config.total_length,
@@ -76,7 +76,7 @@ def export(checkpoint: Path, out: Path) -> None:
             "iteration": state["iteration"],
             "paddle": paddle.__version__,
         }
-        Path(folder, SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        Path(partial, SIZES_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
 
 
 def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
@@ -90,7 +90,8 @@ def save_program(network: paddle.nn.Layer, config: Config, path: str) -> None:
         paddle.jit.save(forecaster, path, input_spec=[frames])
 
 
-def main() -> int:
+@command("nothing was written")
+def main() -> None:
     parser = OneLineParser(
         prog="scripts/export_model.py",
         description=__doc__,
@@ -99,24 +100,12 @@ def main() -> int:
     )
     parser.add_argument("--pretrained_model", type=Path, required=True, help="checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the program")
-    try:
-        arguments = parser.parse_args()
-        paddle.set_device("cpu")  # a program is the same for every device
-        begin = time.perf_counter()
-        export(arguments.pretrained_model, arguments.out)
-    except UserError as error:
-        print(f"export_model.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = error.filename or arguments.out
-        print(f"export_model.py: {where}: {error.strerror}; give another --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("export_model.py: stopped; nothing was written", file=sys.stderr)
-        return 130
+    arguments = parser.parse_args()
+    paddle.set_device("cpu")  # a program is the same for every device
+    begin = time.perf_counter()
+    export(arguments.pretrained_model, arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     print(f"wrote {arguments.out} ({size / 1e6:.1f} MB) in {time.perf_counter() - begin:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""The weights that come with the project, the script that makes such folders, and the demo."""
+"""The weights that come with the project, and the demo."""
 
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from src import evaluator, trainer
+from src import evaluator
 from src.checkpoints.checkpoint import read_checkpoint
 from src.config import Config
-from tests.conftest import DEVICE, settings_for
-from tests.helpers import ROOT, script
+from tests.conftest import DEVICE
+from tests.helpers import ROOT
 
 FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
 
@@ -64,32 +63,6 @@ def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
     assert metrics["sequences"] == 10
     assert metrics["model"]["psnr"] > metrics["repeat_last_frame"]["psnr"] + 4
     assert metrics["model"]["ssim"] > metrics["repeat_last_frame"]["ssim"] + 0.15
-
-
-def test_a_shared_checkpoint_tests_as_the_run_s_own_and_holds_no_path(kth_sample, tmp_path, undrawn):
-    config = settings_for(kth_sample, tmp_path, optimizer="adam", ema=0.9, max_iterations=2, test_interval=2)
-    trainer.train(config)
-    result = script("share_checkpoint.py", f"{config.save_dir}/2", "--out", tmp_path / "shared")
-    assert result.returncode == 0, result.stderr
-    assert {"model.safetensors", "state.json", "losses.csv", "metrics.csv"} <= set(os.listdir(tmp_path / "shared"))
-    assert "optimizer.safetensors" not in os.listdir(tmp_path / "shared")
-    shared = read_checkpoint("", str(tmp_path / "shared"))
-    own = read_checkpoint("", f"{config.save_dir}/2")
-    for name, average in own.average.items():  # what a test of the run uses
-        np.testing.assert_array_equal(shared.weights[name], average)
-    assert str(tmp_path) not in (tmp_path / "shared" / "state.json").read_text()
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "out", "what"),
-    [("nowhere", "new", "nowhere"), ("empty", "new", "empty"), ("CK", "empty", "empty: is there already")],
-)
-def test_a_mistake_is_answered_in_one_line(tmp_path, checkpoint, out, what):
-    (tmp_path / "empty").mkdir()
-    source = ROOT / "pretrained" / "moving_mnist" if checkpoint == "CK" else tmp_path / checkpoint
-    result = script("share_checkpoint.py", source, "--out", tmp_path / out)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and what in result.stderr
-    assert not (tmp_path / "new").exists()
 
 
 def demo(*arguments):

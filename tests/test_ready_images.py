@@ -11,17 +11,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import find_kth, frame_archives
-from scripts.find_kth import Found, find, make_readable
-from scripts.frame_archives import UNPACKED_FILE, unpack
-from scripts.install_packages import requirements
+from scripts import find_kth
+from scripts.find_kth import UNPACKED_FILE, Found, find, make_readable, unpack
 from scripts.notebook_tools import CommandFailed, find_data
 from src.data_provider.kth_action import KTHAction
 from src.errors import UserError
@@ -89,40 +86,6 @@ ALL_FRAMES = {name: picture(number) for number, name in enumerate(FRAMES)}
 # ---- packages
 
 
-def names(asked: list[str]) -> list[str]:
-    return [line.split("=")[0].split(">")[0].split("<")[0] for line in asked]
-
-
-@pytest.mark.parametrize(
-    "opencv", ["opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"]
-)
-def test_an_image_with_paddle_keeps_its_numpy_and_its_only_opencv(opencv):
-    image = {"paddlepaddle-gpu": "2.6.2", "numpy": "1.26.4", opencv: "4.6.0.66"}
-    asked = requirements(image, has_paddle=True, has_opencv=True)
-    assert "numpy==1.26.4" in asked and "safetensors" in names(asked) and "visualdl" in names(asked)
-    assert not [name for name in names(asked) if name.startswith(("opencv", "paddle"))]
-
-
-def test_what_an_image_lacks_is_asked_for():
-    everything = names(requirements({}, has_paddle=False, has_opencv=False))
-    assert {"paddlepaddle", "opencv-python-headless", "numpy", "Pillow", "setuptools"} <= set(everything)
-    assert "opencv-python-headless" in names(requirements({"numpy": "2.4.6"}, has_paddle=True, has_opencv=False))
-    assert "numpy==2.4.6" in requirements({"numpy": "2.4.6"}, has_paddle=False, has_opencv=True)
-
-
-@pytest.mark.parametrize(
-    ("paddle", "numpy", "asked"),
-    [
-        ("2.6.2", "2.4.6", "numpy<2"),
-        ("2.6.2", "1.24.0", "numpy==1.24.0"),
-        ("3.3.1", "2.4.6", "numpy==2.4.6"),
-        ("3.3.1", "1.26.4", "numpy==1.26.4"),
-    ],
-)
-def test_a_paddle_of_the_second_generation_gets_the_numpy_that_it_was_built_for(paddle, numpy, asked):
-    assert asked in requirements({"paddlepaddle": paddle, "numpy": numpy}, has_paddle=True, has_opencv=True)
-
-
 def install(folder: Path, pip: str, **modules: str) -> subprocess.CompletedProcess[str]:
     """Run install_packages.py with a module in pip's place, and others, from the folder."""
     for name, source in {"pip": pip, **modules}.items():
@@ -132,17 +95,20 @@ def install(folder: Path, pip: str, **modules: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_an_installation_ends_with_the_versions_that_load_or_with_one_line(tmp_path):
+def test_an_image_keeps_its_paddle_its_numpy_and_its_only_opencv(tmp_path):
     record = f"import json, sys; open({str(tmp_path / 'asked')!r}, 'w').write(json.dumps(sys.argv[1:]))"
     result = install(tmp_path, record, paddle="__version__ = '3.0.0'")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"Paddle 3.0.0, numpy {np.__version__}, OpenCV ")
     command, *asked = json.loads((tmp_path / "asked").read_text())
     assert command == "install" and "--quiet" in asked and f"numpy=={np.__version__}" in asked
-    assert not [name for name in names(asked) if name.startswith(("opencv", "paddle"))]
+    assert any(line.startswith("safetensors") for line in asked)
+    assert not [line for line in asked if line.startswith(("opencv", "paddle"))]
 
+
+def test_an_installation_that_fails_is_one_line(tmp_path):
     result = install(tmp_path, "import sys; sys.exit('no network')")
-    assert result.returncode == 2 and result.stderr.endswith("could not install the packages; see its message above\n")
+    assert result.returncode == 2 and result.stderr.splitlines()[1:] == [result.stderr.splitlines()[-1]]
 
     missing = "libGL.so.1: cannot open shared object file"
     result = install(tmp_path, "", cv2=f"raise ImportError({missing!r})")
@@ -180,10 +146,11 @@ def test_archives_of_the_actions_one_by_one_become_one_tree(studio, capsys):
     assert make_readable(find(""), out) == out and "unpacked before" in capsys.readouterr().err
 
 
-def test_archives_made_on_windows_or_without_folders_of_actions_are_read(tmp_path):
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_archives_made_on_windows_or_without_folders_of_actions_are_read(tmp_path, suffix):
     names = {f"kth\\{name.partition('/')[2]}".replace("/", "\\"): content for name, content in ALL_FRAMES.items()}
-    archive = make_archive(tmp_path / "kth.tar", names)
-    unpack([archive], tmp_path / "out")
+    archive = make_archive(tmp_path / f"kth{suffix}", names)
+    unpack(find(str(archive)).archives, tmp_path / "out")
     assert contents(tmp_path / "out") == ALL_FRAMES
 
 
@@ -198,14 +165,14 @@ def test_frames_go_before_archives_and_archives_before_what_was_unpacked_earlier
 
 def test_an_archive_can_be_named(studio, tmp_path):
     archive = frames_archive(tmp_path / "mine.tar.gz")
-    assert find(str(archive)) == Found(archive, False, (archive,))
+    assert find(str(archive)) == Found(tmp_path, False, (archive,))
 
 
 def test_a_data_set_that_is_not_kth_is_said_and_not_replaced_by_sample_data(studio, capsys):
     assert find_data("") is None
     assert f"KTH was not found, sample data take its place: {studio}" in capsys.readouterr().out
     make_archive(studio / "data" / "data1" / "faces.zip", {"person01.jpg": b""})
-    with pytest.raises(CommandFailed, match=r'data: nothing of KTH in it, nor in faces.zip; .*"sample" as DATA'):
+    with pytest.raises(CommandFailed, match=r'data: there is nothing of KTH in it; .*"sample" as DATA'):
         find_data("")
     assert find_data("sample") is None
 
@@ -214,10 +181,10 @@ def test_a_data_set_that_is_not_kth_is_said_and_not_replaced_by_sample_data(stud
 def test_a_damaged_archive_is_said_and_not_replaced_by_sample_data(studio, suffix):
     path = studio / "work" / f"kth_action{suffix}"
     path.write_bytes(b"\x1f\x8b, and then nothing of an archive")
-    with pytest.raises(CommandFailed, match=rf"work/kth_action{suffix}: damaged, or no archive \(.+\); get it again"):
+    with pytest.raises(CommandFailed, match=rf"work/kth_action{suffix}: damaged"):
         find_data("")
     frames_archive(studio / "work" / "kth_whole.zip")
-    with pytest.raises(CommandFailed, match="damaged, or no archive"):  # it may be one of six
+    with pytest.raises(CommandFailed, match="damaged"):  # it may be one of six
         find_data("")
     make_tree(studio / "work" / "kth_action")
     assert find_data("").readable
@@ -285,7 +252,6 @@ def test_nothing_of_an_archive_is_written_outside_and_links_are_skipped(tmp_path
         f"a/../../{frame}": b"3",
         f"..\\{frame}": b"4",
         "person02_boxing_d1/../image_0001.jpg": b"5",
-        "kth/person02_boxing_d1/image_\x010001.jpg": b"6",
         "run.sh": b"7",
         "person02_boxing_d1/notes.txt": b"8",
     }
@@ -325,56 +291,25 @@ def test_a_cut_archive_is_refused_in_one_line_and_leaves_nothing(tmp_path, suffi
     archive = frames_archive(tmp_path / f"kth{suffix}")
     whole = archive.read_bytes()
     end = whole.rstrip(b"\0") if suffix == ".tar" else whole  # zeros after the last file
-    for length in [*range(1, len(end), max(1, len(end) // 40)), len(end) - 1]:
+    for length in [*range(1, len(end), max(1, len(end) // 12)), len(end) - 1]:
         archive.write_bytes(whole[:length])
         with pytest.raises(UserError) as refused:
             unpack([archive], tmp_path / "out" / "kth")
-        assert str(refused.value).startswith(f"{archive}: damaged, or no archive (") and "\n" not in str(refused.value)
+        assert str(refused.value).startswith(f"{archive}: damaged") and "\n" not in str(refused.value)
         assert os.listdir(tmp_path / "out") == []
     archive.write_bytes(whole)
     unpack([archive], tmp_path / "out" / "kth")
     assert contents(tmp_path / "out" / "kth") == ALL_FRAMES
 
 
-@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.xz"])
-def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path, suffix):
-    archive = frames_archive(tmp_path / f"kth{suffix}")
-    whole = archive.read_bytes()
-    refused = 0
-    places = np.random.default_rng(0).integers(0, len(whole), 60)
-    for number, place in enumerate(places):
-        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        out = tmp_path / f"out{number}" / "kth"
-        try:
-            unpack([archive], out)
-        except UserError as error:
-            refused += 1
-            assert "\n" not in str(error) and os.listdir(out.parent) == []
-        else:
-            found = contents(out)  # a name is not part of a checksum in a zip file
-            assert set(found.values()) <= set(ALL_FRAMES.values())
-    assert refused > 30
-
-
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
 @pytest.mark.parametrize("name", [FRAMES[0], "readme.txt"])
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch, suffix, name):
-    monkeypatch.setattr(frame_archives, "ALWAYS_ALLOWED", 2**16)
+    monkeypatch.setattr(find_kth, "ALWAYS_ALLOWED", 2**16)
     archive = make_archive(tmp_path / f"kth{suffix}", {**ALL_FRAMES, name: bytes(2**23)})
     with pytest.raises(UserError, match=r"kth\.[a-z.]+: unpacks to more than \d+ bytes, expected pictures"):
         unpack([archive], tmp_path / "out" / "kth")
     assert os.listdir(tmp_path / "out") == []
-
-
-def test_a_header_that_asks_for_all_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_archives, "ALWAYS_ALLOWED", 2**16)
-    archive = tmp_path / "kth.tar.gz"
-    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT) as opened:
-        member = tarfile.TarInfo(FRAMES[0])
-        member.pax_headers = {"comment": "x" * 2**23}
-        opened.addfile(member)
-    with pytest.raises(UserError, match="unpacks to more than"):
-        unpack([archive], tmp_path / "out" / "kth")
 
 
 def test_two_archives_with_one_recording_are_not_mixed(tmp_path):
@@ -409,27 +344,13 @@ def test_frames_of_another_data_set_are_not_taken_for_those_of_this_one(studio):
     assert contents(out) == ALL_FRAMES
 
 
-def test_a_process_that_unpacks_the_same_is_waited_for(tmp_path):
-    archive = frames_archive(tmp_path / "kth.zip")
-    out = tmp_path / "out" / "kth"
-    out.parent.mkdir()
-    with ThreadPoolExecutor() as threads:
-        with frame_archives._alone_in(out.parent):
-            second = threads.submit(unpack, [archive], out)
-            make_tree(out)
-        assert second.result() == 0
-    assert contents(out) == ALL_FRAMES
-
-
 def test_a_full_disk_while_unpacking_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     archive = frames_archive(tmp_path / "kth.tar.gz")
     out = tmp_path / "out" / "kth"
     monkeypatch.setattr(sys, "argv", ["find_kth.py", str(archive), "--out", str(out)])
-    monkeypatch.setattr(frame_archives.Path, "write_bytes", full_disk)
+    monkeypatch.setattr(find_kth.Path, "write_bytes", full_disk)
     assert find_kth.main() == 2
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        f"find_kth.py: {out}: No space left on device; check it, make room, or give another --out"
-    ]
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[1]
     assert os.listdir(out.parent) == []
 
 

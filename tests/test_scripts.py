@@ -115,13 +115,44 @@ def film_of_another_length():
     return [np.full([20, 30, 3], grey, np.uint8) for grey in (0, 100, 200)]
 
 
-def test_the_picture_of_the_network_is_drawn_by_its_script(tmp_path):
-    command = [sys.executable, ROOT / "images" / "draw_framework.py", "--out", tmp_path / "framework.png"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    kept = ROOT / "images" / "e3d_lstm_framework.png"
-    with Image.open(tmp_path / "framework.png") as new, Image.open(kept) as old:
-        assert new.size == old.size
+# ---- what all scripts answer
+
+INSTALLERS = ("setup_gpu.py", "install_packages.py")  # need no package, and run pip
+SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("*.py")) if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [path for path in SCRIPTS if path.name not in INSTALLERS], ids=lambda path: path.name)
+def test_a_missing_package_is_one_line_that_names_it_and_how_to_install_it(path, tmp_path):
+    arguments = ["--model", "x", "--frames", "x", "--out", tmp_path / "out"]
+    command = [sys.executable, "-S", path, *(arguments if path.name == "predict_exported.py" else ["--help"])]
+    result = subprocess.run(command, capture_output=True, text=True)  # -S: without any package
+    if result.returncode:  # else it needs none
+        (line,) = result.stderr.splitlines()[-1:]
+        assert result.returncode == 2 and line.startswith(f"{path.name}: "), result.stderr
+        assert "Traceback" not in result.stderr
+        assert "pip install" in line and "package" in line
+
+
+def ending(tmp_path, body, *shell):
+    """Run a script whose main() has this body: exit status and stderr."""
+    path = tmp_path / "fails.py"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom scripts.command import command\n"
+        f"@command('nothing was done')\ndef main():\n    {body}\nsys.exit(main())\n"
+    )
+    pipe = f"{sys.executable} {path} {' '.join(shell)}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True)
+    return result.returncode, result.stderr
+
+
+def test_a_script_answers_what_its_user_can_mend_and_shows_its_own_faults(tmp_path):
+    status, said = ending(tmp_path, "raise KeyboardInterrupt")
+    assert (status, said) == (130, "fails.py: stopped; nothing was done\n")
+    status, said = ending(tmp_path, "open('/nowhere/x')")
+    assert status == 2 and said.count("\n") == 1 and said.startswith("fails.py: /nowhere/x: ")
+    assert ending(tmp_path, "[print('x' * 100) for _ in range(10**5)]", "| head -1 > /dev/null") == (141, "")
+    status, said = ending(tmp_path, "return 1 / 0")
+    assert status == 1 and "Traceback" in said
 
 
 # ---- the repository

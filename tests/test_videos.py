@@ -257,24 +257,6 @@ def test_a_second_preparation_into_one_folder_is_refused_while_the_first_runs(tm
     assert not half_written.exists()
 
 
-def test_two_preparations_of_a_recording_where_locks_do_not_exist_leave_it_whole(tmp_path, monkeypatch):
-    path = tmp_path / "person01_boxing_d1_uncomp.avi"
-    write_video(path, frames=6)
-    video = prepare_kth.Video("person01_boxing_d1", "boxing", path, "")
-    folder = tmp_path / "kth" / "boxing" / "person01_boxing_d1_uncomp"
-
-    def meanwhile_the_other(path):
-        for number, picture in enumerate(frames_of(path), start=1):
-            yield picture
-            if number == 3:
-                monkeypatch.setattr(prepare_kth, "frames_of", frames_of)
-                prepare_kth.write_recording(video, folder, [(1, 6)], 95)
-
-    monkeypatch.setattr(prepare_kth, "frames_of", meanwhile_the_other)
-    prepare_kth.write_recording(video, folder, [(1, 6)], 95)
-    assert len(list(folder.iterdir())) == 6 and list(folder.parent.iterdir()) == [folder]
-
-
 def be_killed(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
