@@ -30,6 +30,7 @@ from src.flag_values import (
     parse_device,
     parse_float,
     parse_int,
+    parse_persons,
     parse_residual,
     parse_resume,
     parse_schedule,
@@ -115,6 +116,12 @@ class Config:
     )
     train_data_paths: str = _data("", parse_text, "data set to train on: the root of KTH or own films, or .npz")
     valid_data_paths: str = _data("", parse_text, "data set to test on; for KTH the same root (the split is by person)")
+    validation_persons: str = _data(
+        "",
+        parse_persons,
+        "of KTH, as 14,15,16: not trained on; tests during a training take them, and the test persons stay unseen",
+        metavar="N,N,...",
+    )
     dataset_name: str = _data(
         "action", parse_text, _one_of(f"{name} ({entry.help})" for name, entry in DATASETS.items()), choices=DATASETS
     )
@@ -368,6 +375,11 @@ class Config:
         return self.video_cache_mb * 2**20
 
     @property
+    def validation(self) -> list[int]:
+        """The persons of --validation_persons."""
+        return [int(person) for person in self.validation_persons.split(",") if person]
+
+    @property
     def hidden_sizes(self) -> list[int]:
         """Hidden channels of each layer."""
         return [int(size) for size in self.num_hidden.split(",")]
@@ -421,9 +433,15 @@ class Config:
             raise UserError(f"--img_channel {self.img_channel}: for {what} expected {expected}")
 
     def _check_training_or_test(self) -> None:
+        if self.validation_persons and self.dataset_name != "action":
+            raise UserError(
+                f"--validation_persons {self.validation_persons}: only KTH has persons, not --dataset_name "
+                f"{self.dataset_name}; leave it out"
+            )
         if self.is_training:
             self._check_data_paths("train_data_paths")
-        self._check_data_paths("valid_data_paths")
+        if not (self.is_training and self.validation_persons):
+            self._check_data_paths("valid_data_paths")
         if not self.is_training and not self.pretrained_model:
             raise UserError("--pretrained_model is empty; testing needs a checkpoint's directory, as checkpoints/500")
         if self.resume and not self.is_training:

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from src.checkpoints.checkpoint import load_weights
 from src.config import FRAME_FLAGS, Config
-from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.datasets_factory import (
+    TEST_SET,
+    VALIDATION_SET,
+    build_dataset,
+    clips_of_tests,
+    validation_flag,
+)
 from src.data_provider.folder import film_name, read_film
 from src.data_provider.loader import actions_of, test_batches
 from src.errors import Diverged, UserError
@@ -65,7 +71,7 @@ def test(config: Config) -> None:
     dataset = parallel.on_every_rank(lambda: build_dataset(config, "test"))
     check_same_data(config, valid_data_paths=dataset)
     logger.info("testing %s on %s: %d clips", config.pretrained_model, name_of_place(device), len(dataset))
-    details = frames_in_training(config, state)
+    details = {**frames_in_training(config, state), **choice_of_best(config, state, len(dataset))}
     with StopRequest() as stop:  # an exception in the middle of a batch may be swallowed by a library, or abort it
         evaluate(config, model, dataset, TEST_FOLDER, state.get("iteration"), stop, details=details)
     parallel.leave()
@@ -91,6 +97,28 @@ def frames_in_training(config: Config, state: Mapping[str, Any]) -> dict[str, An
     there, here = list_flags(list(differing), differing), list_flags(list(differing), dataclasses.asdict(config))
     logger.info("frames differ from the training's: trained with %s, this run has %s", there, here)
     return {"trained_with": differing}
+
+
+def choice_of_best(config: Config, state: Mapping[str, Any], clips: int) -> dict[str, Any]:
+    """Which clips the best checkpoint of a training was chosen on: on those of this test, its figures flatter.
+
+    Args:
+        config: settings of this run.
+        state: the checkpoint's state.json; empty where it has none.
+        clips: of this test.
+
+    Returns:
+        for metrics.json, ``{"best_chosen_on": "test set"}``, or ``"validation set"`` for clips that this test has not;
+        empty where nothing was chosen.
+    """
+    best = state.get("best")
+    if not best:
+        return {}
+    before, is_same = state.get("config", {}).get("valid_data_paths"), best.get("clips") == clips
+    if before:  # a checkpoint that is handed on names no paths
+        is_same = os.path.realpath(before) == os.path.realpath(config.valid_data_paths)
+    is_apart = state.get("best_chosen_on") == VALIDATION_SET or not is_same
+    return {"best_chosen_on": VALIDATION_SET if is_apart else TEST_SET}
 
 
 def evaluate(
@@ -156,9 +184,9 @@ def evaluate(
     result = {
         "iteration": iteration,
         "checkpoint": None if config.is_training else config.pretrained_model,
-        "dataset": config.valid_data_paths,
+        "dataset": getattr(config, (config.is_training and validation_flag(config)) or "valid_data_paths"),
         "sequences": len(dataset),
-        **(details or {}),
+        **(details or ({"best_chosen_on": clips_of_tests(config)} if config.is_training else {})),
         **ForecastMetrics(parallel.all_gather(metrics)).summary(config),
     }
     if ranks.is_first():

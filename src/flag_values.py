@@ -23,6 +23,7 @@ LR_SCHEDULES = {
     "kth": "1e-3:20000,5e-4:20000,2.5e-4:20000,1e-4:25000,5e-5:30000,2e-5:30000,1e-5:30000,"
     "5e-6:40000,2e-6:40000,1e-6:40000,5e-7:40000,2e-7:40000,1e-7:40000"
 }
+TRAINING_PERSONS = range(1, 17)  # of KTH; the persons after them are for the test
 GATE = "gate"  # --residual gate
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -81,6 +82,19 @@ def parse_sizes(value: Any) -> str:
     if len(set(map(int, sizes))) != 1:
         raise ValueError("the layers share one memory, so their sizes must be equal, as in 64,64,64")
     return ",".join(str(int(size)) for size in sizes)
+
+
+def parse_persons(value: Any) -> str:
+    """Persons of KTH who train, "14,15,16" or a sequence of numbers, as "14,15,16"; empty for none."""
+    if not isinstance(value, str):
+        value = ",".join(str(person) for person in value) if isinstance(value, Sequence) else str(value)
+    persons = [person.strip() for person in value.split(",")] if value.strip() else []
+    if not all(re.fullmatch(r"[0-9]+", person) and int(person) in TRAINING_PERSONS for person in persons):
+        first, last = TRAINING_PERSONS[0], TRAINING_PERSONS[-1]
+        raise ValueError(f"expected persons who train, {first} to {last}, with commas between, as in 14,15,16")
+    if len(set(map(int, persons))) == len(TRAINING_PERSONS):
+        raise ValueError("leaves nobody to train on; leave some out")
+    return ",".join(str(person) for person in sorted(set(map(int, persons))))
 
 
 def parse_resume(value: Any) -> str:

@@ -11,7 +11,7 @@ import paddle
 from src.checkpoints.checkpoint import load_weights
 from src.checkpoints.run import Run, open_folder
 from src.config import Config
-from src.data_provider.datasets_factory import build_dataset
+from src.data_provider.datasets_factory import build_dataset, validation_flag
 from src.data_provider.loader import Batches, spread, train_batches
 from src.errors import Diverged, LostFile, UserError
 from src.evaluator import evaluate
@@ -47,8 +47,9 @@ def train(config: Config) -> None:
         log_to(None)
     check_precision(config.precision)
 
-    train_set, test_set = parallel.on_every_rank(lambda: [build_dataset(config, mode) for mode in ("train", "test")])
-    check_same_data(config, train_data_paths=train_set, valid_data_paths=test_set)
+    train_set, test_set = parallel.on_every_rank(lambda: [build_dataset(config, mode) for mode in ("train", "valid")])
+    check_same_data(config, train_data_paths=train_set)
+    check_same_data(config, **{validation_flag(config) or "valid_data_paths": test_set})
     test_clips = spread(test_set, config.test_max_clips)
 
     paddle.seed(config.seed)

@@ -96,11 +96,20 @@ def plain_network(model, frames, flags):
         if t >= model.input_length:
             flag = flags[:, t - model.input_length].reshape([-1, 1, 1, 1])
             frame = flag * frame + (1 - flag) * predictions[-1]
-        x = frame.transpose(0, 3, 1, 2)
+        given = frames[:, : model.input_length]
+        fed = (frame - given.mean(axis=1)) * model.center if model.center else frame
+        x = fed.transpose(0, 3, 1, 2)
         for layer, cell in enumerate(model.cells):
             states[layer] = plain_cell(doubles(cell), x, *states[layer])
             x = states[layer][0]
-        predictions.append(np.einsum("bnhw,on->bhwo", x, decoder) + bias + (frame if model.residual else 0))
+        decoded = np.einsum("bnhw,on->bhwo", x, decoder) + bias
+        if model.residual == "gate":
+            decoded, a, b, c = np.split(decoded, 4, axis=3)
+            a, b, c = np.exp(a), np.exp(b), np.exp(c)
+            decoded = (a * frame + b * given[:, : t + 1].mean(axis=1) + c * decoded) / (a + b + c)
+        elif model.residual:
+            decoded = frame + decoded
+        predictions.append(decoded)
     return np.stack(predictions, axis=1)
 
 
@@ -117,7 +126,16 @@ def test_the_cell_is_the_paper_s_equations(filter_size):
         np.testing.assert_allclose(found.numpy(), values, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"residual": True}, {"num_hidden": "6,6,6", "filter_size": 5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"residual": True},
+        {"residual": "gate", "center": 3},
+        {"residual": "gate", "center": 3, "recompute": True},
+        {"num_hidden": "6,6,6", "filter_size": 5},
+    ],
+)
 def test_the_network_is_the_cell_in_layers_fed_with_frames_or_predictions(settings):
     model, frames = small_model(**settings), clip()
     if model.residual:
@@ -288,7 +306,9 @@ def test_its_predictions_can_begin_at_a_brightness():
 
 
 @pytest.mark.skipif(paddle.__version__.startswith("2."), reason="exporting needs Paddle 3")
-@pytest.mark.parametrize("settings", [{}, {"residual": True, "img_channel": 3, "num_hidden": "6", "filter_size": 5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"residual": "gate", "center": 3, "img_channel": 3, "num_hidden": "6", "filter_size": 5}]
+)
 def test_its_exported_program_forecasts_as_the_network(tmp_path, settings):
     config = Config(**{**SMALL, **settings})
     model = small_model(**settings)
@@ -333,7 +353,7 @@ def test_a_checkpoint_of_the_other_model_is_refused_in_one_line_that_names_model
         ({"num_hidden": "4,4,4"}, "the number of layers in --num_hidden"),
         ({"num_hidden": "6,6"}, "--num_hidden"),
         ({"filter_size": 5}, "--filter_size"),
-        ({"patch_size": 2}, "--patch_size, --img_channel or --num_hidden"),
+        ({"patch_size": 2}, "--patch_size, --img_channel, --residual or --num_hidden"),
     ],
 )
 def test_weights_of_another_size_name_the_flag(tmp_path, settings, flag):

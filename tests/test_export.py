@@ -83,7 +83,13 @@ def test_an_exported_program_forecasts_as_the_model_for_any_batch(checkpoint, ex
 
 
 @pytest.mark.parametrize(
-    "settings", [{"layer_norm": False}, {"residual": True}, {"filter_size": 5, "img_channel": 3, "num_hidden": "6"}]
+    "settings",
+    [
+        {"layer_norm": False},
+        {"residual": True},
+        {"residual": "gate", "center": 3},
+        {"filter_size": 5, "img_channel": 3, "num_hidden": "6"},
+    ],
 )
 def test_every_kind_of_network_can_be_exported(tmp_path, settings):
     config = Config(**{**SIZES, **settings})

@@ -19,7 +19,7 @@ from src.data_provider.datasets_factory import build_dataset
 from src.errors import UserError
 from src.models.model_factory import build_model
 from src.runtime.signals import Stopped
-from src.step import l1_weight_at, prediction_loss
+from src.step import flipped, l1_weight_at, prediction_loss
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.weight_average import WeightAverage
 from tests.conftest import settings_for, sgd, weights_of
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 RECIPE = {
     "norm_epsilon": 1,
-    "residual": True,
+    "residual": "gate",
+    "center": 3,
+    "flip": True,
     "optimizer": "adam",
     "weight_decay": 0,
     "betas": "0.9,0.999",
@@ -107,17 +109,25 @@ def test_adam_has_the_betas_of_its_flag():
 # ---- residual predictions
 
 
-@pytest.mark.parametrize("layer_norm", [True, False])
-def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_path, layer_norm):
-    config = settings_for(
-        kth_sample, tmp_path, residual=True, layer_norm=layer_norm, lr=1e-9, max_iterations=1, test_interval=1
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"residual": True},
+        {"residual": True, "layer_norm": False},
+        {"residual": "gate"},
+        {"residual": "gate", "center": 3, "model_name": "conv_lstm"},
+    ],
+)
+def test_an_untrained_residual_network_repeats_the_last_frame(kth_sample, tmp_path, settings):
+    config = settings_for(kth_sample, tmp_path, **settings, lr=1e-9, max_iterations=1, test_interval=1)
     trainer.train(config)
     metrics = json.loads((Path(config.gen_frm_dir) / "1" / "metrics.json").read_text())
     assert metrics["model"]["psnr"] == pytest.approx(metrics["repeat_last_frame"]["psnr"], abs=0.5)
 
 
-@pytest.mark.parametrize(("flag", "value", "before"), [("residual", True, False), ("norm_epsilon", 1.0, 1e-5)])
+@pytest.mark.parametrize(
+    ("flag", "value", "before"), [("residual", True, False), ("center", 3.0, 0.0), ("norm_epsilon", 1.0, 1e-5)]
+)
 def test_weights_of_another_function_are_refused_and_older_checkpoints_have_the_default(tmp_path, flag, value, before):
     """The parameters of both are the same, so shapes do not tell; older checkpoints do not name the flag."""
     config = settings_for("unused", tmp_path, **{flag: value})
@@ -163,6 +173,30 @@ def test_each_colour_has_its_own_brightness():
     model.start_at([0.1, 0.2, 0.3])
     bias = model.decoder.bias.numpy().reshape([16, 3])  # a row for each pixel of a patch
     np.testing.assert_allclose(bias, np.tile([0.1, 0.2, 0.3], [16, 1]), rtol=1e-6)
+
+
+def test_the_decoder_of_a_gate_begins_at_the_brightness_and_its_scores_at_the_frame_fed_last(kth_sample, tmp_path):
+    config = settings_for(kth_sample, tmp_path, residual="gate", lr=1e-9, max_iterations=1)
+    dataset = build_dataset(config, "train")
+    mean = np.mean([dataset[index].mean() for index in range(len(dataset))])
+    trainer.train(config)
+    weights = load_file(os.path.join(config.save_dir, "1", "model.safetensors"))
+    np.testing.assert_allclose(weights["decoder.bias"], np.repeat([mean, 3, 0, 0], 16), rtol=1e-5, atol=1e-6)
+
+
+def test_mirrored_clips_are_a_function_of_seed_and_iteration_and_half_of_all():
+    frames = paddle.rand([4, 3, 6, 6, 1])
+    draws = []
+    for iteration in range(1, 101):
+        found = flipped(Config(seed=5), iteration, frames).numpy()
+        np.testing.assert_array_equal(flipped(Config(seed=5), iteration, frames).numpy(), found)
+        for clip, before in zip(found, frames.numpy()):
+            is_mirrored = bool((clip == before[:, :, ::-1]).all())
+            assert is_mirrored or (clip == before).all()
+            draws.append(is_mirrored)
+    assert 150 < sum(draws) < 250
+    others = [flipped(Config(seed=6), iteration, frames).numpy() for iteration in range(1, 20)]
+    assert not all((flipped(Config(seed=5), n, frames).numpy() == o).all() for n, o in enumerate(others, 1))
 
 
 def test_a_residual_network_has_no_brightness_to_begin_at():

@@ -129,9 +129,9 @@ def save_checkpoint(
         iteration: iterations done.
         model: network; its state_dict is saved.
         optimizer: its state is saved where it has one (SGD has none).
-        record: what else to keep in state.json: ``best``, the figures of the best test so far; ``tested``, the
-            iteration of the last one; ``train_clips``, the size of the training set; ``ranks``, the processes of
-            the job; ``loss_scale``, of a training in float16.
+        record: what else to keep in state.json: ``best``, the figures of the best test so far; ``best_chosen_on``,
+            the set of its clips; ``tested``, the iteration of the last one; ``train_clips``, the size of the training
+            set; ``ranks``, the processes of the job; ``loss_scale``, of a training in float16.
         average: of the weights, where the run keeps one.
         name: in place of the iteration; what stands there is renamed to ``<name>.previous``.
 

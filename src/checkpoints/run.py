@@ -35,6 +35,7 @@ from src.checkpoints.checkpoint import (
     state_json,
 )
 from src.config import FRAME_FLAGS, NETWORK_FLAGS, Config
+from src.data_provider.datasets_factory import clips_of_tests
 from src.errors import Diverged, UserError, WriteError, reason_of
 from src.flag_values import NEWEST, list_flags
 from src.reports.own_folder import check_test_folders, take_log_dir
@@ -46,7 +47,7 @@ from src.utils.metrics import UNITS
 from src.utils.weight_average import WeightAverage
 
 # Those that decide the clips, their order, and whether the optimizer's state fits: a run goes on with the same ones.
-RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", *FRAME_FLAGS, "batch_size", "seed", "optimizer")
+RUN_FLAGS = (*NETWORK_FLAGS, "dataset_name", "validation_persons", *FRAME_FLAGS, "batch_size", "seed", "optimizer")
 CLIPS_MAY_DIFFER = 0.01  # part of the training clips that may have gone or come since the checkpoint
 BEST = "best"
 EARLIER, DAMAGED = "earlier", "damaged"  # marks of what is renamed: best.earlier-1, 500.damaged-1
@@ -372,6 +373,7 @@ class Run:
         """What state.json holds beside the iteration and the flags."""
         return {
             "best": self.best,
+            "best_chosen_on": clips_of_tests(self.config),
             "tested": self.tested,
             "train_clips": self.train_clips,
             "ranks": ranks.world_size(),

@@ -3,6 +3,7 @@
 root/train/<anything>/frame_0001.png ...    a folder of numbered pictures is one recording
 root/train/<anything>.mp4                   a video or GIF is one recording
 root/test/...                               the same, to test on
+root/valid/...                              the same, for the tests during a training; need not be there
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from src.runtime.files import refuse_pipe
 from src.utils.preprocess import to_unit_range
 
 FRAME_NAME = re.compile(rf".*?(\d+)\.({'|'.join(PICTURE_SUFFIXES)})", re.IGNORECASE)  # the last number counts
-MODES = ("train", "test")
+MODES = ("train", "valid", "test")
 
 
 class FolderClips(ClipDataset):
     """Clips of the films below ``root/<mode>``, cut by the rule of KTH with no overlap.
 
     Args:
-        root: folder that holds train/ and test/.
-        mode: "train" or "test".
+        root: folder that holds train/ and test/, and perhaps valid/.
+        mode: "train", "valid" or "test".
         seq_length: frames of a clip.
         img_width: frames are resized to img_width x img_width pixels.
         channels: 1 (luminance) or 3 (RGB).
@@ -60,7 +61,7 @@ class FolderClips(ClipDataset):
         cache_bytes: int = DEFAULT_CACHE,
     ) -> None:
         if mode not in MODES:
-            raise ValueError(f"mode must be train or test, got {mode!r}")
+            raise ValueError(f"mode must be train, valid or test, got {mode!r}")
         folder = os.path.join(root, mode)
         right = None if os.path.isdir(folder) else nearby_root(root, MODES)
         if right:

@@ -3,13 +3,15 @@
     root/<action>/personNN_<action>_dD_uncomp/image_0001.jpg ...    (scripts/prepare_kth.py makes it)
     root/<action>/personNN_<action>_dD_uncomp.avi
 
-Persons 01-16 train, 17-25 test. Only names are read at the start; a frame is decoded when its clip is asked for. Of
-videos the frames are those of root/00sequences.txt, as in a prepared tree; without that list all of them.
+Persons 01-16 train, 17-25 test; some of those who train may be kept out for validation. Only names are read at the
+start; a frame is decoded when its clip is asked for. Of videos the frames are those of root/00sequences.txt, as in a
+prepared tree; without that list all of them.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from src.config import Config
 from src.data_provider.clips import (
@@ -32,11 +34,13 @@ from src.data_provider.kth_sequences import (
 )
 from src.data_provider.videos import is_video
 from src.errors import UserError
+from src.flag_values import TRAINING_PERSONS
 
 # Frames from the end of one clip of a recording back to the end of the next. A person crosses the picture in a few
 # frames when jogging or running, so clips of these overlap; those of the other actions do not.
 CLIP_STRIDE = {"jogging": 3, "running": 3}
-PERSONS = {"train": range(1, 17), "test": range(17, 26)}
+TEST_PERSONS = range(17, 26)
+MODES = ("train", "valid", "test")
 PERSON_DIGITS = slice(6, 8)  # personNN_...
 
 
@@ -45,21 +49,32 @@ class KTHAction(ClipDataset):
 
     Args:
         root: folder that holds the folders of the six actions (some may be missing).
-        mode: "train" (persons 01-16) or "test" (persons 17-25).
+        mode: "train" (persons 01-16 but those of validation), "valid" (those) or "test" (persons 17-25).
         seq_length: frames of a clip.
         img_width: frames are resized to img_width x img_width pixels.
         cache_bytes: memory for decoded videos.
+        validation: persons of 01-16 that are kept out of training.
 
     Raises:
         UserError: no KTH folders in root, no recordings of the mode's persons, no clip long enough; and what
             :class:`ClipDataset` raises.
     """
 
-    def __init__(self, root: str, mode: str, seq_length: int, img_width: int, cache_bytes: int = DEFAULT_CACHE) -> None:
-        if mode not in PERSONS:
-            raise ValueError(f"mode must be train or test, got {mode!r}")
+    def __init__(
+        self,
+        root: str,
+        mode: str,
+        seq_length: int,
+        img_width: int,
+        cache_bytes: int = DEFAULT_CACHE,
+        validation: Collection[int] = (),
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be train, valid or test, got {mode!r}")
         self.root, self.mode = str(root), mode
-        recordings = _find_recordings(self.root, mode)
+        train = [person for person in TRAINING_PERSONS if person not in validation]
+        self.persons = {"train": train, "valid": validation, "test": TEST_PERSONS}[mode]
+        recordings = _find_recordings(self.root, self.persons)
         super().__init__(recordings, seq_length, img_width, strides=CLIP_STRIDE, cache_bytes=cache_bytes)
         if not self.clips:
             raise UserError(self._why_no_clip())
@@ -67,7 +82,7 @@ class KTHAction(ClipDataset):
     @classmethod
     def from_config(cls, config: Config, paths: str, mode: str) -> KTHAction:
         """The clips of a run's flags; ``paths`` is the root."""
-        return cls(paths, mode, config.total_length, config.img_width, config.cache_bytes)
+        return cls(paths, mode, config.total_length, config.img_width, config.cache_bytes, config.validation)
 
     @property
     def actions(self) -> list[str]:
@@ -76,15 +91,16 @@ class KTHAction(ClipDataset):
 
     def _why_no_clip(self) -> str:
         if not self.recordings:
-            unread = _unread_picture(self.root, self.mode)
+            unread = _unread_picture(self.root, self.persons)
             if unread:
                 return (
                     f"{self.root}: {unread} is not read; names are read as image_0001.jpg: image, a number, and "
                     f".{', .'.join(PICTURE_SUFFIXES)}; rename the frames (--dataset_name folder reads other names)"
                 )
-            first, last = PERSONS[self.mode][0], PERSONS[self.mode][-1]
+            numbers = [f"{person:02d}" for person in self.persons]
+            persons = ", ".join(numbers) if self.mode == "valid" else f"{numbers[0]} to {numbers[-1]}"
             return (
-                f"{self.root}: nothing of the persons {first:02d} to {last:02d} that {self.mode} uses (folders "
+                f"{self.root}: nothing of the persons {persons} that {self.mode} uses (folders "
                 "personNN_<action>_dD* with frames image_0001.jpg ..., or videos of that name); check the tree"
             )
         longest, path = self.longest_run()
@@ -94,7 +110,7 @@ class KTHAction(ClipDataset):
         )
 
 
-def _find_recordings(root: str, mode: str) -> list[Recording]:
+def _find_recordings(root: str, persons: Collection[int]) -> list[Recording]:
     try:
         actions = [action for action in ACTIONS if os.path.isdir(os.path.join(root, action))]
         if not actions:
@@ -105,7 +121,7 @@ def _find_recordings(root: str, mode: str) -> list[Recording]:
             folder = os.path.join(root, action)
             names = sorted(os.listdir(folder))
             for name in names:
-                if not _is_of(mode, name):
+                if not _is_of(persons, name):
                     continue
                 path = os.path.join(folder, name)
                 if os.path.isdir(path):
@@ -123,17 +139,17 @@ def _find_recordings(root: str, mode: str) -> list[Recording]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the data set's folder") from None
 
 
-def _is_of(mode: str, name: str) -> bool:
+def _is_of(persons: Collection[int], name: str) -> bool:
     person = name[PERSON_DIGITS]
-    return person.isdecimal() and int(person) in PERSONS[mode]
+    return person.isdecimal() and int(person) in persons
 
 
-def _unread_picture(root: str, mode: str) -> str | None:
+def _unread_picture(root: str, persons: Collection[int]) -> str | None:
     """A picture in the folder of a recording whose name is not one of a frame."""
     for action in ACTIONS:
         for path, _, names in sorted(os.walk(os.path.join(root, action))):
             for name in sorted(names):
-                if _is_of(mode, os.path.basename(path)) and name.lower().endswith(PICTURE_SUFFIXES):
+                if _is_of(persons, os.path.basename(path)) and name.lower().endswith(PICTURE_SUFFIXES):
                     return os.path.join(path, name)
     return None
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.config import Config
+from src.data_provider.datasets_factory import TEST_SET
 from src.errors import WriteError
 from src.reports.charts import draw_per_frame
 from src.reports.figures import METRICS_FILE
@@ -179,6 +180,8 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
             write_metrics(directory, metrics)
     after = "" if metrics["iteration"] is None else f" after {metrics['iteration']} iterations"
     logger.info("test of %d clips%s; %s\n%s", metrics["sequences"], after, COLUMNS, table(metrics))
+    if metrics.get("best_chosen_on") == TEST_SET:
+        logger.info("the best checkpoint is chosen on the test set: these figures flatter it (docs/testing.md)")
     if directory is None:
         return
     pictures = f"\npictures: {directory}/1 ..." if config.num_save_samples else ""
