@@ -207,7 +207,8 @@ class Config:
     center: float = _network(
         0.0,
         parse_float,
-        "feed the cells the difference from the mean of the given frames, times this number; 0: the frames themselves",
+        "the cells are fed, and predict, the difference from the mean of the given frames, times this number; 0: the "
+        "frames themselves",
         minimum=0.0,
         maximum=FLOAT32_LIMIT,
     )
@@ -225,7 +226,8 @@ class Config:
     start_at_mean: bool = _training(
         False,
         parse_bool,
-        "the decoder's bias begins at the training clips' mean brightness, in place of 0; --residual gate always does",
+        "the decoder's bias begins at the training clips' mean brightness, in place of 0; --residual gate without "
+        "--center always does",
     )
     ema: float = _training(
         0.0,
@@ -352,9 +354,10 @@ class Config:
             )
         if self.filter_size % 2 == 0:
             raise UserError(f"--filter_size {self.filter_size} is even; the kernels need an odd number, as 3 or 5")
-        if self.residual is True and self.start_at_mean:
+        if self.start_at_mean and (self.residual is True or self.center):
+            other = "--residual True" if self.residual is True else f"--center {self.center:g}"
             raise UserError(
-                "--residual True and --start_at_mean True: a residual's mean is 0, not the brightness of the frames; "
+                f"{other} and --start_at_mean True: the mean of a difference is 0, not the brightness of the frames; "
                 "leave one out"
             )
         default_lr = self.__dataclass_fields__["lr"].default

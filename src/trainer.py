@@ -70,7 +70,7 @@ def train(config: Config) -> None:
         run.restore(checkpoint, is_own, len(test_clips))
     elif config.pretrained_model:
         parallel.on_rank_0(lambda: load_weights(model, config.pretrained_model, config))
-    elif config.start_at_mean or getattr(model, "residual", False) == GATE:
+    elif config.start_at_mean or (getattr(model, "residual", False) == GATE and not model.center):
         parallel.on_rank_0(lambda: start_at_mean(model, train_set))
     parallel.share_weights(model)
     if run.average and not checkpoint:

@@ -23,6 +23,7 @@ from src.runtime.signals import Stopped
 from src.step import predict
 from tests.conftest import assert_same_weights, settings_for, sgd, trained, weights_of
 from tests.helpers import assert_same_checkpoint, losses_of, rows_of, stop_after
+from tests.plain_e3d import plain_prediction
 
 test.__test__ = False
 SMALL = {
@@ -102,14 +103,9 @@ def plain_network(model, frames, flags):
         for layer, cell in enumerate(model.cells):
             states[layer] = plain_cell(doubles(cell), x, *states[layer])
             x = states[layer][0]
-        decoded = np.einsum("bnhw,on->bhwo", x, decoder) + bias
-        if model.residual == "gate":
-            decoded, a, b, c = np.split(decoded, 4, axis=3)
-            a, b, c = np.exp(a), np.exp(b), np.exp(c)
-            decoded = (a * frame + b * given[:, : t + 1].mean(axis=1) + c * decoded) / (a + b + c)
-        elif model.residual:
-            decoded = frame + decoded
-        predictions.append(decoded)
+        decoded = np.einsum("bnhw,on->bohw", x, decoder) + bias.reshape([1, -1, 1, 1])
+        before, mean = frame.transpose(0, 3, 1, 2), given.mean(axis=1).transpose(0, 3, 1, 2)
+        predictions.append(plain_prediction(model, decoded, before, mean).transpose(0, 2, 3, 1))
     return np.stack(predictions, axis=1)
 
 

@@ -199,9 +199,20 @@ def test_mirrored_clips_are_a_function_of_seed_and_iteration_and_half_of_all():
     assert not all((flipped(Config(seed=5), n, frames).numpy() == o).all() for n, o in enumerate(others, 1))
 
 
-def test_a_residual_network_has_no_brightness_to_begin_at():
-    with pytest.raises(UserError, match="--residual True and --start_at_mean True"):
-        Config(residual=True, start_at_mean=True)
+@pytest.mark.parametrize(("settings", "flag"), [({"residual": True}, "--residual True"), ({"center": 3}, "--center 3")])
+def test_a_network_of_differences_has_no_brightness_to_begin_at(settings, flag):
+    with pytest.raises(UserError, match=f"{flag} and --start_at_mean True"):
+        Config(**settings, start_at_mean=True)
+
+
+def test_a_centered_gate_forecasts_a_brighter_film_brighter_and_otherwise_the_same():
+    config = Config(img_width=16, patch_size=4, num_hidden="4", filter_size=3, input_length=3, total_length=6)
+    config = dataclasses.replace(config, residual="gate", center=3)
+    model = build_model(config)
+    trained(model)
+    frames = paddle.rand([2, 6, 4, 4, 16])
+    flags = paddle.zeros([2, 2])
+    np.testing.assert_allclose(model(frames + 0.5, flags).numpy(), model(frames, flags).numpy() + 0.5, atol=1e-4)
 
 
 # ---- the average of the weights

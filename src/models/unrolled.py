@@ -24,17 +24,19 @@ class UnrolledNetwork(nn.Layer):
     """A network that takes one frame at a time and predicts the next one. The weights are the same at every time step.
 
     A prediction is D(h), a decoder D of the last layer's hidden state h. ``residual`` and ``center``, which the paper
-    has not, change what is predicted and what is fed. With x the frame fed last, y the mean of the frames given so far:
+    has not, change what is predicted and what is fed. With x the frame fed last, y the mean of the given frames:
 
-        residual False:   D(h)
+        center 0:         the cells are fed x;            f = D(h)
+        center s:         the cells are fed (x - y) s;    f = y + D(h) / s
+        residual False:   f
         residual True:    x + D(h)
-        residual "gate":  a x + b y + c D(h),  (a, b, c) = softmax(S(h)) of each pixel and colour
-        center s:         the cells are fed (x - z) s in place of x, z the mean of all the given frames; 0: x itself
+        residual "gate":  a x + b y + c f,  (a, b, c) = softmax(S(h)) of each pixel and colour
 
     The scores S are 3 p*p*C channels that the decoder has beside D. In D and S the weights begin at 0, the scores at
     (3, 0, 0): the untrained network repeats the frame fed last, with "gate" nearly so. A sum has to say the exact
-    negative of a person to erase it; a gate closes. With ``center`` the cells see what moves, and little of the
-    background. After the given frames y is z. The loop knows z from the start: all given frames are there before it.
+    negative of a person to erase it; a gate closes. With ``center`` the cells see what moves, not how bright the
+    background is, so the decoder makes a difference too: a frame that is brighter all over is forecast brighter all
+    over. y is there before the first step: the given frames are.
 
     A subclass gives its decoder, with :attr:`decoder_channels`, to :meth:`set_decoder`, and has :meth:`begin`.
 
@@ -107,13 +109,18 @@ class UnrolledNetwork(nn.Layer):
         return (frame - mean) * self.center if self.center else frame
 
     def prediction(self, frame: paddle.Tensor, mean: paddle.Tensor | None, decoded: paddle.Tensor) -> paddle.Tensor:
-        """The next frame, given the one fed last, the mean of the frames given so far, ``[B, p*p*C, H/p, W/p]`` each,
-        and what the decoder makes of them, ``[B, decoder_channels, H/p, W/p]``."""
+        """The next frame, given the one fed last, the mean of the given frames, ``[B, p*p*C, H/p, W/p]`` each, and what
+        the decoder makes of them, ``[B, decoder_channels, H/p, W/p]``."""
+        if self.residual is True:
+            return frame + decoded
         if self.residual == GATE:
             decoded, *scores = decoded.split(4, axis=1)
+        if self.center:
+            decoded = mean + decoded / self.center
+        if self.residual == GATE:
             shares = F.softmax(paddle.stack(scores), axis=0)
             return shares[0] * frame + shares[1] * mean + shares[2] * decoded
-        return frame + decoded if self.residual else decoded
+        return decoded
 
     def begin(self, batch: int, rows: int, columns: int, steps: int) -> tuple[Any, Step]:
         """The states before the first frame, and the function that takes a step.
@@ -140,7 +147,8 @@ class UnrolledNetwork(nn.Layer):
         if flags is not None:  # all the products with true frames at once
             true_parts = paddle.unbind(flags * frames[self.input_length : -1])
             shares_of_predictions = paddle.unbind(1.0 - flags)
-        means = self._means(frames[: self.input_length])
+        is_used = self.residual == GATE or self.center
+        mean = frames[: self.input_length].mean(axis=0) if is_used else None
         frames = paddle.unbind(frames)
         states, step = self.begin(batch, rows, columns, length - 1)
         predictions = []
@@ -150,16 +158,9 @@ class UnrolledNetwork(nn.Layer):
                 k = t - self.input_length
                 # The gradient flows through the prediction.
                 frame = true_parts[k] + shares_of_predictions[k] * predictions[-1]
-            decoded, states = step(self.fed(frame, means[-1]), states)
-            predictions.append(self.prediction(frame, means[min(t, self.input_length - 1)], decoded))
+            decoded, states = step(self.fed(frame, mean), states)
+            predictions.append(self.prediction(frame, mean, decoded))
         return paddle.stack(predictions, axis=1).transpose([0, 1, 3, 4, 2])
-
-    def _means(self, given: paddle.Tensor) -> Sequence[paddle.Tensor | None]:
-        """The mean of the frames so far, for each of the given ones ``[input_length, B, p*p*C, H/p, W/p]``."""
-        if self.residual != GATE and not self.center:  # nothing asks for them
-            return [None] * self.input_length
-        counts = paddle.arange(1, self.input_length + 1, dtype=given.dtype).reshape([-1, 1, 1, 1, 1])
-        return paddle.unbind(given.cumsum(axis=0) / counts)
 
     def _check_inputs(self, frames: paddle.Tensor, real_input_flag: paddle.Tensor | None) -> paddle.Tensor | None:
         """Return the flags as ``[T-input_length-1, B, C, H, W]`` (broadcastable), the order of the unrolled loop."""
