@@ -22,7 +22,7 @@ from src.runtime.signals import Stopped
 from src.step import flipped, l1_weight_at, prediction_loss
 from src.utils.optimizer import build_optimizer, build_schedule
 from src.utils.weight_average import WeightAverage
-from tests.conftest import settings_for, sgd, weights_of
+from tests.conftest import settings_for, sgd, trained, weights_of
 from tests.helpers import assert_same_checkpoint, flip_a_byte, log_of, losses_of, stop_after
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.models.forecaster import Forecaster
 from src.models.model_factory import MODELS, build_model
 from src.models.parameters import parameter_count, start_at_mean
+from src.models.unrolled import UnrolledNetwork
 from src.utils.tf_weights import load_tf_variables, tf_parameters
 from tests.helpers import ROOT
 
@@ -213,3 +214,41 @@ def test_a_program_of_ones_own_may_import_src_then_paddle_and_train():
     code = "import src\nimport paddle\nimport src.trainer\nprint('imported')"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "imported", (result.returncode, result.stderr)
+
+
+class Fed(UnrolledNetwork):
+    """Decodes what it is fed by a 1 x 1 convolution, and keeps nothing."""
+
+    def __init__(self, **settings):
+        super().__init__(patch_channels=2, input_length=3, **settings)
+        self.set_decoder(paddle.nn.Conv2D(2, self.decoder_channels, 1))
+
+    def begin(self, batch, rows, columns, steps):
+        return [], lambda frame, states: (self.decoder(frame), states)
+
+
+@pytest.mark.parametrize("residual", [False, True, "gate"])
+@pytest.mark.parametrize("center", [0, 3])
+def test_what_is_fed_and_what_is_predicted_are_their_equations(residual, center):
+    paddle.seed(0)
+    model = Fed(residual=residual, center=center)
+    model.decoder.weight.set_value(paddle.randn(model.decoder.weight.shape))
+    weight, bias = model.decoder.weight.numpy()[:, :, 0, 0], model.decoder.bias.numpy()
+    frames = np.random.default_rng(0).random([2, 6, 3, 4, 2], np.float32)
+    flags = np.float32([[1, 0], [0, 0]])
+    found = model(paddle.to_tensor(frames), paddle.to_tensor(flags)).numpy()
+
+    y = frames[:, :3].mean(axis=1)
+    prediction = None
+    for t in range(5):
+        flag = 1 if t < 3 else flags[:, t - 3].reshape([2, 1, 1, 1])
+        x = frames[:, t] if t < 3 else flag * frames[:, t] + (1 - flag) * prediction
+        decoded = ((x - y) * center if center else x) @ weight.T + bias
+        f, scores = decoded[..., :2], decoded[..., 2:]
+        f = y + f / center if center and residual is not True else f
+        if residual == "gate":
+            a, b, c = np.split(np.exp(scores), 3, axis=-1)
+            prediction = (a * x + b * y + c * f) / (a + b + c)
+        else:
+            prediction = x + f if residual else f
+        np.testing.assert_allclose(found[:, t], prediction, rtol=1e-4, atol=1e-5)
