@@ -119,12 +119,11 @@ def test_an_added_model_names_the_flag_behind_a_weight_that_does_not_fit(with_mo
 
 def test_the_changes_of_the_page_can_be_made_and_train(tmp_path):
     project = copy_of_the_project(tmp_path)
-    headings = re.findall(r"^## (Change .*)", (ROOT / "docs/extend.md").read_text(encoding="utf-8"), re.MULTILINE)
-    for heading in headings:
+    for heading in (CELL_HEADINGS[0], "Change the loss", "Change the learning rate"):
         follow("docs/extend.md", heading, project)
     names = [path.relative_to(project) for path in (project / "src").rglob("*.py")]
     changed = {name.name for name in names if (project / name).read_bytes() != (ROOT / name).read_bytes()}
-    assert changed == {"rnn_cell.py", "recall.py", "step.py", "optimizer.py"}
+    assert changed == {"reference.py", "rnn_cell.py", "step.py", "optimizer.py"}
     done = run(
         project,
         "-c",
@@ -148,6 +147,46 @@ def test_the_changes_of_the_page_can_be_made_and_train(tmp_path):
     assert done.returncode == 0, done.stderr
     *losses, rate = map(float, done.stdout.split())
     assert len(losses) == 2 and rate == pytest.approx(0.5e-3)
+
+
+CELL_HEADINGS = [
+    "Change the equations of the cell",
+    "Add a gate",
+    "Mask the score of the recall",
+    "Give the score a learned temperature",
+]
+# Each form of the recall against the plain form: predictions, and gradients of all parameters.
+COMPARE_FORMS = """
+import src, numpy, paddle
+from src.config import Config
+from src.layers import recall
+from src.models.model_factory import build_model
+sizes = dict(img_width=16, patch_size=4, num_hidden="4,4", filter_size=3, input_length=3, total_length=9)
+plain, fast = (build_model(Config(model_name=name, **sizes)) for name in ("e3d_lstm_plain", "e3d_lstm"))
+for parameter in plain.parameters():
+    parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
+fast.set_state_dict(plain.state_dict())
+frames, flags = paddle.rand([2, 9, 4, 4, 16]), paddle.zeros([2, 5])
+recall.SCORES_AT_A_TIME = 2000
+for memory in (0, 1e12):
+    recall.memory_limit = lambda: memory
+    found = []
+    for model in (plain, fast):
+        predictions = model(frames, flags)
+        predictions.square().sum().backward()
+        found.append([predictions.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+        model.clear_gradients()
+    for one, other in zip(*found):
+        assert numpy.abs(one).max() > 0 and numpy.linalg.norm(one - other) < 1e-4 * numpy.linalg.norm(one)
+"""
+
+
+@pytest.mark.parametrize("heading", CELL_HEADINGS)
+def test_a_changed_cell_is_the_same_in_both_forms(heading, tmp_path):
+    project = copy_of_the_project(tmp_path)
+    follow("docs/extend.md", heading, project)
+    done = run(project, "-c", COMPARE_FORMS)
+    assert done.returncode == 0, done.stderr
 
 
 def test_both_languages_have_the_same_code():
