@@ -534,13 +534,20 @@ def check_same_network(flag: str, saved: Mapping[str, Any], settings: Mapping[st
         UserError: some differ; both values are listed.
     """
     there = {**LATER_FLAGS, **saved} if saved else {}
-    differing = [name for name in NETWORK_FLAGS if name in there and name in settings and there[name] != settings[name]]
+    compared = [name for name in NETWORK_FLAGS if name in there and name in settings]
+    differing = [name for name in compared if _weights_of(name, there) != _weights_of(name, settings)]
     if differing:
         made, here = list_flags(differing, there), list_flags(differing, settings)
         raise UserError(
             f"{flag}: is of another network, made with {made}; this run has {here}; give the same "
             "(a test or a forecast takes them from the checkpoint)"
         )
+
+
+def _weights_of(flag: str, settings: Mapping[str, Any]) -> Any:
+    """What a flag says of the weights: models with the same parameters are one model."""
+    value = settings[flag]
+    return MODELS[value].same_weights_as or value if flag == "model_name" and value in MODELS else value
 
 
 def command_line_parser() -> argparse.ArgumentParser:

@@ -1,11 +1,14 @@
 """The fast form against the plain one, src/layers/reference.py: the same numbers, outputs and gradients."""
 
+import shutil
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
-from src.config import Config
+from src.checkpoints.checkpoint import load_weights, save_checkpoint
+from src.config import Config, check_same_network
 from src.errors import UserError
 from src.layers import rnn_cell
 from src.layers.recall import by_position, keeps_scores, recall, remember
@@ -14,7 +17,7 @@ from src.layers.rnn_cell import EideticLSTMCell
 from src.layers.window_conv import window_conv, window_kernel
 from src.models.model_factory import build_model
 from src.runtime import process_env
-from tests.conftest import relative_l2
+from tests.conftest import assert_same_weights, relative_l2, weights_of
 from tests.helpers import as_window, from_window, gradients_of
 
 SMALL = {"img_width": 24, "patch_size": 4, "num_hidden": "8,8", "filter_size": 3, "input_length": 3, "total_length": 9}
@@ -57,6 +60,19 @@ def test_the_plain_form_says_what_it_has_not():
     for settings in ({"recompute": True}, {"precision": "bf16"}):
         with pytest.raises(UserError, match=f"--{next(iter(settings))} "):
             build_model(Config(model_name="e3d_lstm_plain", **SMALL, **settings))
+
+
+def test_checkpoints_of_one_form_load_into_the_other(tmp_path):
+    settings = {**SMALL, "save_dir": tmp_path}
+    fast, plain = (Config(model_name=name, **settings) for name in ("e3d_lstm", "e3d_lstm_plain"))
+    for made, loaded in ((fast, plain), (plain, fast)):
+        models = [build_model(made), build_model(loaded)]
+        path = save_checkpoint(made, 1, models[0], paddle.optimizer.SGD(parameters=models[0].parameters()))
+        load_weights(models[1], path, loaded)
+        assert_same_weights(*map(weights_of, models))
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match="--model_name"):
+        check_same_network("", {"model_name": "e3d_lstm"}, {"model_name": "conv_lstm"})
 
 
 def test_computing_steps_again_changes_no_prediction_and_no_gradient(form):

@@ -21,11 +21,16 @@ class Model(NamedTuple):
 
     path: str  # "module:Class"; Class.from_config(config) builds it, see docs/extend.md
     help: str  # for --help, a few words
+    same_weights_as: str = ""  # another model with the same parameters: checkpoints of the one load into the other
 
 
 MODELS = {
     "e3d_lstm": Model("src.models.eidetic_3d_lstm_net:E3DLSTM", "the eidetic 3D LSTM"),
-    "e3d_lstm_plain": Model("src.models.plain_e3d_lstm_net:PlainE3DLSTM", "the same as its equations stand, slower"),
+    "e3d_lstm_plain": Model(
+        "src.models.plain_e3d_lstm_net:PlainE3DLSTM",
+        "the same as its equations stand, slower",
+        same_weights_as="e3d_lstm",
+    ),
     "conv_lstm": Model("src.models.conv_lstm_net:ConvLSTM", "the convolutional LSTM"),
 }
 
