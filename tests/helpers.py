@@ -141,3 +141,17 @@ def gradients_of(model, predictions, frames):
     found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
     model.clear_gradients()
     return found
+
+
+def plain_prediction(model, decoded, frame, mean):
+    """A prediction of an UnrolledNetwork, in numpy: of the decoder's channels, the frame fed last and the mean of the
+    given ones, all ``[B, channels, ...]``."""
+    if model.residual is True:
+        return frame + decoded
+    f, *scores = np.split(decoded, decoded.shape[1] // frame.shape[1], axis=1)
+    if model.center:
+        f = mean + f / model.center
+    if not model.residual:
+        return f
+    a, b, c = map(np.exp, scores)
+    return (a * frame + b * mean + c * f) / (a + b + c)

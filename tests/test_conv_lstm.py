@@ -22,8 +22,7 @@ from src.models.model_factory import build_model
 from src.runtime.signals import Stopped
 from src.step import predict
 from tests.conftest import assert_same_weights, settings_for, sgd, trained, weights_of
-from tests.helpers import assert_same_checkpoint, losses_of, rows_of, stop_after
-from tests.plain_e3d import plain_prediction
+from tests.helpers import assert_same_checkpoint, losses_of, plain_prediction, rows_of, stop_after
 
 test.__test__ = False
 SMALL = {

@@ -14,7 +14,7 @@ from src.models.model_factory import MODELS, build_model
 from src.models.parameters import parameter_count, start_at_mean
 from src.models.unrolled import UnrolledNetwork
 from src.utils.tf_weights import load_tf_variables, tf_parameters
-from tests.helpers import ROOT
+from tests.helpers import ROOT, plain_prediction
 
 SMALL = {
     "img_width": 16,
@@ -244,11 +244,6 @@ def test_what_is_fed_and_what_is_predicted_are_their_equations(residual, center)
         flag = 1 if t < 3 else flags[:, t - 3].reshape([2, 1, 1, 1])
         x = frames[:, t] if t < 3 else flag * frames[:, t] + (1 - flag) * prediction
         decoded = ((x - y) * center if center else x) @ weight.T + bias
-        f, scores = decoded[..., :2], decoded[..., 2:]
-        f = y + f / center if center and residual is not True else f
-        if residual == "gate":
-            a, b, c = np.split(np.exp(scores), 3, axis=-1)
-            prediction = (a * x + b * y + c * f) / (a + b + c)
-        else:
-            prediction = x + f if residual else f
+        prediction = plain_prediction(model, *(np.moveaxis(array, -1, 1) for array in (decoded, x, y)))
+        prediction = np.moveaxis(prediction, 1, -1)
         np.testing.assert_allclose(found[:, t], prediction, rtol=1e-4, atol=1e-5)
