@@ -29,6 +29,16 @@ def test_weights_are_a_whole_checkpoint_with_a_card_and_no_path(folder):
         assert (folder / name).stat().st_size > 0
 
 
+def test_the_weights_of_kth_forecast_films_and_were_chosen_on_a_validation_set(kth_sample, tmp_path):
+    folder = ROOT / "pretrained" / "kth"
+    assert json.loads((folder / "state.json").read_text())["best_chosen_on"] == "validation set"
+    film = next((kth_sample / "boxing").iterdir())
+    flags = ["--predict_video", str(film), "--pretrained_model", str(folder), "--gen_frm_dir", str(tmp_path)]
+    evaluator.predict_video(Config.from_command_line([*flags, "--predict_start", "1", "--device", "cpu"]))
+    metrics = json.loads((tmp_path / film.name / "metrics.json").read_text())
+    assert metrics["model"]["psnr"] > metrics["repeat_last_frame"]["psnr"]
+
+
 @pytest.mark.device
 def test_the_digits_move_on_as_the_card_says(tmp_path, monkeypatch, undrawn):
     """On the ten clips of the demo. The weights are a golden too: figures that change show that the network has."""
