@@ -213,7 +213,7 @@ def test_no_state_stands_for_zeros(layer_norm):
 
 @pytest.mark.parametrize(("gigabytes", "kept"), [(6, False), (24, True)])
 def test_scores_are_kept_if_the_memory_that_is_there_has_room(monkeypatch, gigabytes, kept):
-    """At the full size they take 3.65 GB, and what is kept besides 2.3 GB."""
+    """At the full size they take 3.65 GB, and what is kept besides 3.3 GB."""
     monkeypatch.setattr("src.layers.recall.memory_limit", lambda: gigabytes * 1e9)
     assert keeps_scores(paddle.zeros([2, 128, 16, 16]), 29, 4) == kept
 

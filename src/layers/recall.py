@@ -16,12 +16,14 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from src.layers.precision import on_cpu
 from src.runtime.device import memory_limit
 
 Score = Callable[[paddle.Tensor, paddle.Tensor, int, int], paddle.Tensor]  # PlainEideticLSTMCell.score
 
-MEMORY_SHARE = 1 / 2  # of the machine's or the card's that a clip's tensors may take with their scores among them
-STATES_A_CELL = 75  # what a step of a layer keeps for the backward pass besides, in tensors of the size of a state
+# The share of the memory that a clip's tensors may take with their scores among them, and what a step of a layer keeps
+# for the backward pass besides, in tensors of the size of a state: 110 with minimal filtering, 60 without.
+ON_CPU, ON_CARD = (1 / 2, 110), (3 / 4, 60)
 SCORES_AT_A_TIME = 2**24  # of a chunk, 67 MB; smaller ones take longer (benchmarks/README.md)
 
 
@@ -37,8 +39,8 @@ def keeps_scores(state: paddle.Tensor, steps: int, layers: int) -> bool:
         return True
     batch, _, rows, columns = state.shape
     scores = batch * (2 * rows * columns) ** 2 * steps * (steps + 1) // 2  # softmax keeps its result alone
-    besides = STATES_A_CELL * state.size * steps
-    return 4 * (scores + besides) * layers <= MEMORY_SHARE * memory_limit()
+    share, states = ON_CPU if on_cpu(state) else ON_CARD
+    return 4 * (scores + states * state.size * steps) * layers <= share * memory_limit()
 
 
 def remember(history: list[paddle.Tensor], cell: paddle.Tensor, keep: bool) -> list[paddle.Tensor]:
