@@ -65,6 +65,7 @@ def test_without_validation_the_figures_say_that_the_best_was_chosen_on_the_test
     assert metrics_of(config, "2")["best_chosen_on"] == "test set"
     said = "chosen on the test set"
     assert said in (Path(config.save_dir) / "train.log").read_text()
+    assert said in (Path(config.gen_frm_dir) / "2" / "report.html").read_text()
     capfd.readouterr()
     assert final_test(config, tmp_path)["best_chosen_on"] == "test set"
     assert said in capfd.readouterr().out

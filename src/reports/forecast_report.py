@@ -30,7 +30,7 @@ from src.reports.pictures import (
     write_mp4,
     write_png,
 )
-from src.reports.report_page import REPORT_FILE, report_page
+from src.reports.report_page import CHOSEN_ON_TEST_SET, REPORT_FILE, report_page
 from src.runtime.files import remove_files, write_whole
 from src.runtime.log import warn_if_unwritable
 from src.utils.metrics import BASELINES, UNITS, frame_mae, frame_mse, frame_psnr, frame_ssim, to_uint8
@@ -181,7 +181,7 @@ def report_test(config: Config, directory: str | None, metrics: dict[str, Any]) 
     after = "" if metrics["iteration"] is None else f" after {metrics['iteration']} iterations"
     logger.info("test of %d clips%s; %s\n%s", metrics["sequences"], after, COLUMNS, table(metrics))
     if metrics.get("best_chosen_on") == TEST_SET:
-        logger.info("the best checkpoint is chosen on the test set: these figures flatter it (docs/testing.md)")
+        logger.info(CHOSEN_ON_TEST_SET)
     if directory is None:
         return
     pictures = f"\npictures: {directory}/1 ..." if config.num_save_samples else ""

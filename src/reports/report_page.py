@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.config import FRAME_FLAGS, NETWORK_FLAGS, Config
+from src.data_provider.datasets_factory import TEST_SET
 from src.flag_values import list_flags
 from src.reports.charts import baseline_style, run_style
 from src.reports.figures import MODEL, first_frame_of, forecasts_of, label_of, means_of, per_frame_of, text_of
@@ -15,6 +16,7 @@ from src.reports.versions import versions
 from src.reports.web_page import Forecast, Part, facts, frame_curves, grouped_table, means, note, page, players
 
 REPORT_FILE = "report.html"
+CHOSEN_ON_TEST_SET = "the best checkpoint is chosen on the test set: these figures flatter it (docs/testing.md)"
 # Bytes that the clips of a page may take; one of 30 frames of 128 x 128 takes about 0.7 MB. The tests of a training are
 # many, and their pages stay when their pictures are removed.
 CLIPS_SIZE, CLIPS_SIZE_IN_TRAINING = 4_500_000, 1_000_000
@@ -43,7 +45,7 @@ def report_page(config: Config, directory: str, metrics: Mapping[str, Any]) -> s
     styles = [run_style(0), *map(baseline_style, range(len(metrics)))]
     forecasts = [Forecast(label_of(who), style, who, metrics) for who, style in zip(forecasts_of(metrics), styles)]
     sections = [
-        ("Means over clips and frames", means(forecasts, "forecast") + _without_error(metrics[MODEL])),
+        ("Means over clips and frames", [*means(forecasts, "forecast"), *_remarks(metrics)]),
         ("Curves over the predicted frames", frame_curves(forecasts)),
         ("Forecasts", [_clips(config, directory)]),
         ("Actions", _actions(metrics.get("actions"))),
@@ -54,10 +56,13 @@ def report_page(config: Config, directory: str, metrics: Mapping[str, Any]) -> s
     return page(title, lead, [section for section in sections if section[1]])
 
 
-def _without_error(entry: Mapping[str, Any]) -> list[Part]:
-    count = entry.get("psnr_infinite_frames")
+def _remarks(metrics: Mapping[str, Any]) -> list[Part]:
+    count = metrics[MODEL].get("psnr_infinite_frames")
     said = "predicted frames have no error at all; their PSNR is infinite and not in the mean."
-    return [note(f"{text_of(count)} {said}")] if count else []
+    remarks = [note(f"{text_of(count)} {said}")] if count else []
+    if metrics.get("best_chosen_on") == TEST_SET:
+        remarks.append(note(f"{CHOSEN_ON_TEST_SET.capitalize()}."))
+    return remarks
 
 
 def _clips(config: Config, directory: str) -> Part:
