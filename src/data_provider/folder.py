@@ -1,9 +1,11 @@
 """FolderClips: clips of a user's own films.
 
-root/train/<anything>/frame_0001.png ...    a folder of numbered pictures is one recording
-root/train/<anything>.mp4                   a video or GIF is one recording
-root/test/...                               the same, to test on
-root/valid/...                              the same, for the tests during a training; need not be there
+    root/train/<anything>/frame_0001.png ...    a folder of numbered pictures is one recording
+    root/train/<anything>.mp4                   a video or GIF is one recording
+    root/test/...                               the same, to test on
+    root/valid/...                              the same, for the tests during a training
+
+valid/ need not be there.
 """
 
 from __future__ import annotations

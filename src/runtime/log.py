@@ -107,7 +107,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _leave_folder() -> None:
-    """The processes that read frames inherit flock's lock (not lockf's), which is to end with the run itself."""
+    """A forked process, as of a user's data set, inherits flock's lock (not lockf's), which is to end with the run."""
     for handler in logger.handlers:
         if isinstance(handler, _LogFile):
             handler.leave_folder()
